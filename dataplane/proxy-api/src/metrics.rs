@@ -1,0 +1,27 @@
+//! Names of the proxies' Prometheus series: used by the exporter and by the operator's queries.
+
+/// Counter: requests finished, by `namespace`, `canary`, `service`, `arm`, `revision`, `code`.
+pub const REQUESTS_TOTAL: &str = "sluice_proxy_requests_total";
+/// Histogram in seconds: time from the first byte of the request to the last of the answer, same labels less `code`.
+pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_seconds";
+/// Gauge: the weight in force, by `namespace`, `canary`.
+pub const WEIGHT: &str = "sluice_proxy_weight_percent";
+/// Gauge: open downstream connections.
+pub const CONNECTIONS: &str = "sluice_proxy_connections";
+
+/// Label: namespace of the Canary. `sluice_`-prefixed labels would read badly; Prometheus renames a scrape label that
+/// clashes to `exported_namespace`, so ours say what they are of.
+pub const LABEL_NAMESPACE: &str = "canary_namespace";
+/// Label: name of the Canary.
+pub const LABEL_CANARY: &str = "canary";
+/// Label: `stable` or `canary`.
+pub const LABEL_ARM: &str = "arm";
+/// Label: pod-template hash behind the arm.
+pub const LABEL_REVISION: &str = "revision";
+/// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
+pub const LABEL_CODE: &str = "code";
+
+/// Value of [`LABEL_ARM`] for the stable version.
+pub const ARM_STABLE: &str = "stable";
+/// Value of [`LABEL_ARM`] for the version under test.
+pub const ARM_CANARY: &str = "canary";
