@@ -1,0 +1,22 @@
+//! The validated input of a release.
+
+use chrono::TimeDelta;
+
+/// How releases of one Canary are run; made by the operator's `validate` from the spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Weights to go through in percent: not empty, strictly rising, each 1 to 100.
+    pub steps: Vec<u32>,
+    /// Time between two checks, 1 s to 1 h. A step lasts at least one interval.
+    pub interval: TimeDelta,
+    /// Failed checks in one release that roll it back, at least 1.
+    pub threshold: u32,
+    /// Checks that must pass at each step, at least 1.
+    pub step_checks: u32,
+    /// Time that the canary's pods may lack before the release is rolled back.
+    pub progress_deadline: TimeDelta,
+    /// Promote as soon as the canary's pods are available.
+    pub skip_analysis: bool,
+    /// Decide nothing: weights stay, template changes stay held.
+    pub suspended: bool,
+}
