@@ -67,7 +67,7 @@ mod tests {
     fn committed_yaml_is_fresh() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         for (file, definition) in definitions() {
-            for folder in ["yaml", "../charts/sluice/crds"] {
+            for folder in ["yaml", "../charts/sluice/files/crds"] {
                 let path = root.join(folder).join(file);
                 let text = std::fs::read_to_string(&path).unwrap_or_default();
                 assert!(

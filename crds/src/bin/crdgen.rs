@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 fn main() -> io::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for folder in [root.join("yaml"), root.join("../charts/sluice/crds")] {
+    for folder in [root.join("yaml"), root.join("../charts/sluice/files/crds")] {
         fs::create_dir_all(&folder)?;
         for (file, definition) in crds::definitions() {
             fs::write(folder.join(file), crds::rendered(&definition))?;
