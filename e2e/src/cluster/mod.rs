@@ -1,0 +1,302 @@
+//! A real Kubernetes on this machine, of one node, for stories and the demo.
+//!
+//! [`Cluster`] starts, reuses, stops and looks into it. How: [`preflight`]
+//! checks the machine, [`binaries`] builds the Go programs, [`network`] makes
+//! the namespace everything runs in, [`pki`] and [`config`] write the files,
+//! [`parts`] says what runs, [`process`] runs it, [`clean`] removes it all.
+//! A program that talks to the cluster calls [`network::reexec_in_netns`]
+//! first in its `main`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+pub mod audit;
+pub mod binaries;
+mod clean;
+mod config;
+pub mod layout;
+pub mod lifetime;
+pub mod network;
+mod parts;
+mod pki;
+mod preflight;
+pub mod process;
+
+pub use network::reexec_in_netns;
+pub use parts::Part;
+
+use crate::images::Image;
+use process::{output, run};
+
+/// How long the API server may take to answer, and the node to be ready.
+const START_LIMIT: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(200);
+/// The build that the running cluster is made of.
+const BUILD_FILE: &str = "build";
+const ADDONS: &str = include_str!("../../cluster/addons.yaml");
+
+/// The running cluster. Dropping it stops nothing.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Held shared as long as the cluster is in use.
+    _users: File,
+    reused: bool,
+}
+
+impl Cluster {
+    /// The cluster of an earlier run if it is whole and of the same build,
+    /// else a new one. It stays up when this process ends.
+    ///
+    /// # Errors
+    /// When the machine lacks something (one sentence says what, and the
+    /// command that brings it) or a part does not start; the message names
+    /// its log.
+    pub async fn start_or_reuse() -> Result<Self> {
+        tokio::task::spawn_blocking(Self::start_or_reuse_blocking).await?
+    }
+
+    /// As [`Cluster::start_or_reuse`]. A cluster that was started here is
+    /// taken down when this process ends in whatever way, unless
+    /// `SLUICE_KEEP=1` is set; one that was up before stays up.
+    ///
+    /// # Errors
+    /// As [`Cluster::start_or_reuse`].
+    pub async fn start_for_tests() -> Result<Self> {
+        tokio::task::spawn_blocking(|| {
+            let cluster = Self::start_or_reuse_blocking()?;
+            if !cluster.reused && !lifetime::is_kept() {
+                lifetime::take_down_at_exit()?;
+            }
+            Ok(cluster)
+        })
+        .await?
+    }
+
+    /// As [`Cluster::start_or_reuse`], for a program without a runtime.
+    ///
+    /// # Errors
+    /// As [`Cluster::start_or_reuse`].
+    pub fn start_or_reuse_blocking() -> Result<Self> {
+        preflight::check()?;
+        let build = binaries::content_hash()?;
+        let program = binaries::ensure(binaries::Program::Cluster)?;
+        let pause = binaries::ensure(binaries::Program::Pause)?;
+        let _starting = lifetime::lock_start()?;
+        let users = lifetime::use_cluster()?;
+        let reused = is_whole(&build);
+        if !reused {
+            start(&build, &program, &pause)?;
+        }
+        Ok(Self { _users: users, reused })
+    }
+
+    /// Whether the cluster was up before.
+    pub fn was_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        layout::kubeconfig()
+    }
+
+    /// Imports an image; one that is there with the same content is kept.
+    ///
+    /// # Errors
+    /// When the binary cannot be read or the import fails.
+    pub fn load(&self, image: &Image) -> Result<()> {
+        image.load()
+    }
+
+    /// A reader of the requests to the API server from now on.
+    pub fn audit(&self) -> audit::Reader {
+        audit::Reader::at_end(layout::audit_log())
+    }
+
+    /// Stops the API server, gracefully.
+    pub fn stop_apiserver(&self) {
+        process::stop(Part::ApiServer.name());
+    }
+
+    /// Starts the API server and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_apiserver(&self) -> Result<()> {
+        start_part(Part::ApiServer)?;
+        await_api_server()
+    }
+
+    /// Stops the API server and starts it again.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn restart_apiserver(&self) -> Result<()> {
+        self.stop_apiserver();
+        self.start_apiserver()
+    }
+
+    /// Stops Prometheus; its data is kept.
+    pub fn stop_prometheus(&self) {
+        process::stop(Part::Prometheus.name());
+    }
+
+    /// Starts Prometheus again.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_prometheus(&self) -> Result<()> {
+        start_part(Part::Prometheus)
+    }
+}
+
+/// Stops and removes the cluster, or what is left of one.
+///
+/// # Errors
+/// When another process is starting or stopping it for too long.
+pub fn down() -> Result<()> {
+    let _starting = lifetime::lock_start()?;
+    clean::everything();
+    network::remove();
+    Ok(())
+}
+
+/// One line for each part: its name, its process and whether it runs.
+pub fn status() -> Vec<String> {
+    let line = |part: Part| {
+        let name = part.name();
+        match process::read_record(name) {
+            Some(record) if record.is_alive() => format!("{name}: running, process {}", record.pid),
+            Some(record) => format!("{name}: ended, was process {}", record.pid),
+            None => format!("{name}: not started"),
+        }
+    };
+    Part::ALL.map(line).to_vec()
+}
+
+/// What a part has printed. `audit` is the API server's audit log.
+///
+/// # Errors
+/// When there is no such log.
+pub fn logs(part: &str) -> Result<String> {
+    let path = match part {
+        "audit" => layout::audit_log(),
+        part => layout::log(part),
+    };
+    fs::read_to_string(&path).with_context(|| format!("there is no log {}", path.display()))
+}
+
+/// A `kubectl` with the administrator's rights, in the cluster's network
+/// namespace.
+pub fn kubectl() -> std::process::Command {
+    let mut command = network::inside(layout::binary("kubectl"));
+    command.env("KUBECONFIG", layout::kubeconfig());
+    command
+}
+
+/// Says what takes long, on standard error.
+pub fn progress(text: &str) {
+    eprintln!("sluice: {text}");
+}
+
+fn is_whole(build: &str) -> bool {
+    fs::read_to_string(layout::state(BUILD_FILE)).is_ok_and(|text| text == build)
+        && Path::new(layout::NETNS_PATH).exists()
+        && Part::ALL.iter().all(|part| process::runs(part.name()))
+        && api_server_is_ready()
+        && node_is_ready()
+}
+
+fn start(build: &str, program: &Path, pause: &Path) -> Result<()> {
+    if clean::is_needed() {
+        progress("removing what an earlier cluster left");
+        clean::everything();
+    }
+    progress("starting Kubernetes");
+    let started = Instant::now();
+    prepare(program)?;
+    for part in [Part::Etcd, Part::Containerd, Part::ApiServer] {
+        start_part(part)?;
+    }
+    import_pause(pause)?;
+    await_api_server()?;
+    for part in [Part::ControllerManager, Part::Scheduler, Part::Kubelet, Part::KubeProxy] {
+        start_part(part)?;
+    }
+    let addons = layout::state("conf/addons.yaml");
+    fs::write(&addons, ADDONS)?;
+    run(kubectl().arg("apply").arg("--filename").arg(&addons))?;
+    for part in [Part::CoreDns, Part::PodTargets, Part::Prometheus] {
+        start_part(part)?;
+    }
+    wait_for("node", Part::Kubelet, node_is_ready)?;
+    wait_for("default service account", Part::ControllerManager, accounts_are_there)?;
+    fs::write(layout::state(BUILD_FILE), build)?;
+    progress(&format!("Kubernetes is up after {:.1} s", started.elapsed().as_secs_f32()));
+    Ok(())
+}
+
+/// Folders, links, network, certificates and configuration.
+fn prepare(program: &Path) -> Result<()> {
+    for folder in ["bin", "cni", "conf", "containerd", "logs", "pids", "pki"] {
+        let path = layout::state(folder);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    fs::create_dir_all(layout::RUN)?;
+    for part in layout::PARTS {
+        std::os::unix::fs::symlink(program, layout::binary(part))?;
+    }
+    network::ensure()?;
+    network::flush();
+    pki::write_all()?;
+    for (path, text) in config::files() {
+        fs::write(layout::state(path), text)?;
+    }
+    Ok(())
+}
+
+fn start_part(part: Part) -> Result<()> {
+    process::spawn(part.name(), &part.program(), &part.arguments()).map(drop)
+}
+
+fn import_pause(pause: &Path) -> Result<()> {
+    wait_for("containerd", Part::Containerd, || Path::new(layout::CONTAINERD_SOCKET).exists())?;
+    Image::new(layout::PAUSE_IMAGE, pause).load()
+}
+
+fn await_api_server() -> Result<()> {
+    wait_for("API server", Part::ApiServer, api_server_is_ready)
+}
+
+/// Waits for a state of the cluster; gives up when the part behind it ends.
+fn wait_for(what: &str, part: Part, reached: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + START_LIMIT;
+    while !reached() {
+        let log = layout::log(part.name());
+        if !process::runs(part.name()) {
+            bail!("{} ended: see {}", part.name(), log.display());
+        }
+        if Instant::now() > deadline {
+            bail!("{what} is not ready after {START_LIMIT:?}: see {}", log.display());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+fn api_server_is_ready() -> bool {
+    output(kubectl().args(["get", "--raw", "/readyz"])).is_ok()
+}
+
+fn node_is_ready() -> bool {
+    const READY: &str = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    output(kubectl().args(["get", "node", layout::NODE_NAME, "--output", READY])).is_ok_and(|status| status == "True")
+}
+
+/// Without it no pod of the namespace is admitted.
+fn accounts_are_there() -> bool {
+    run(kubectl().args(["get", "serviceaccount", "default", "--namespace", "default"])).is_ok()
+}

@@ -1,0 +1,125 @@
+//! The cluster's network namespace, and how a process of ours gets into it.
+//!
+//! Pods and Services are reachable from inside the namespace only, so the
+//! process that talks to them, or puts load on them, runs there: a `main`
+//! calls [`reexec_in_netns`] first. What needs the outer network (a compiler
+//! fetching modules) goes through [`outside`].
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::layout;
+use super::process::run;
+
+/// Set in the process that [`reexec_in_netns`] starts, against going round.
+const REEXECUTED: &str = "SLUICE_IN_NETNS";
+/// The network namespace of the machine itself.
+const OUTER: &str = "/proc/1/ns/net";
+
+/// Restarts the current program in the cluster's network namespace, unless it
+/// runs there already; makes the namespace when there is none.
+///
+/// Call it first in `main`: the program starts over.
+///
+/// # Errors
+/// When the namespace cannot be made or entered, which takes root.
+pub fn reexec_in_netns() -> Result<()> {
+    if is_inside() {
+        return Ok(());
+    }
+    if env::var_os(REEXECUTED).is_some() {
+        bail!("the network namespace {} was removed meanwhile", layout::NETNS_PATH);
+    }
+    ensure()?;
+    let error = Command::new("nsenter")
+        .arg(format!("--net={}", layout::NETNS_PATH))
+        .arg(env::current_exe().context("cannot find the running program")?)
+        .args(env::args_os().skip(1))
+        .env(REEXECUTED, "1")
+        .exec();
+    Err(error).context("cannot run nsenter")
+}
+
+/// Whether this process is in the cluster's network namespace.
+pub fn is_inside() -> bool {
+    same_file("/proc/self/ns/net", layout::NETNS_PATH)
+}
+
+/// A command that runs in the cluster's network namespace.
+pub fn inside(program: impl AsRef<Path>) -> Command {
+    enter(layout::NETNS_PATH, program.as_ref())
+}
+
+/// A command that runs in the machine's own network namespace, wherever this
+/// process is.
+pub fn outside(program: impl AsRef<Path>) -> Command {
+    if same_file("/proc/self/ns/net", OUTER) {
+        return Command::new(program.as_ref());
+    }
+    enter(OUTER, program.as_ref())
+}
+
+fn enter(namespace: &str, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={namespace}")).arg(program);
+    command
+}
+
+fn same_file(one: &str, other: &str) -> bool {
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => one.dev() == other.dev() && one.ino() == other.ino(),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+/// Makes the namespace with the node's address; one that exists is kept.
+///
+/// The address is on a bridge because not every kernel has dummy devices.
+/// Services need a route although their addresses are translated before a
+/// packet leaves: without one the packet is refused first.
+///
+/// # Errors
+/// When a step fails; the step is named.
+pub fn ensure() -> Result<()> {
+    if !Path::new(layout::NETNS_PATH).exists() {
+        run(Command::new("ip").args(["netns", "add", layout::NETNS]))?;
+    }
+    run(inside("ip").args(["link", "set", "lo", "up"]))?;
+    let device = layout::NODE_DEVICE;
+    if run(inside("ip").args(["link", "show", device])).is_err() {
+        run(inside("ip").args(["link", "add", device, "type", "bridge"]))?;
+    }
+    run(inside("ip").args(["addr", "replace", layout::NODE_NETWORK, "dev", device]))?;
+    run(inside("ip").args(["link", "set", device, "up"]))?;
+    run(inside("ip").args(["route", "replace", layout::SERVICE_NETWORK, "dev", device]))?;
+    run(inside("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))
+}
+
+/// Removes the namespace and every device in it.
+pub fn remove() {
+    if Path::new(layout::NETNS_PATH).exists() {
+        let _ = run(Command::new("ip").args(["netns", "delete", layout::NETNS]));
+    }
+}
+
+/// Forgets what an earlier cluster left in the namespace: rules and pods'
+/// devices.
+pub fn flush() {
+    let _ = run(inside("nft").args(["flush", "ruleset"]));
+    let Ok(output) = inside("ip").args(["-o", "link", "show", "type", "veth"]).output() else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        // `7: veth1a2b@if3: <BROADCAST,...`
+        let name = line.split(": ").nth(1).and_then(|name| name.split('@').next());
+        if let Some(name) = name {
+            let _ = run(inside("ip").args(["link", "delete", name]));
+        }
+    }
+}
