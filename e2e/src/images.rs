@@ -18,8 +18,6 @@ use crate::cluster::layout::{CONTAINERD_SOCKET, RUN};
 use crate::cluster::network::outside;
 use crate::cluster::{process, progress};
 
-/// What images are compiled for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The user that runs in an image unless the pod says otherwise.
 const NONROOT: &str = "65532:65532";
 const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\n\
@@ -31,20 +29,22 @@ const PASSWD: &str = "root:x:0:0:root:/:/sbin/nologin\n\
 /// # Errors
 /// When the build fails; Cargo's output went to the terminal.
 pub fn build_static(package: &str, binary: &str) -> Result<PathBuf> {
-    progress(&format!("compiling {binary} for its image"));
+    let what = format!("compiling {binary} for its image");
+    progress(&what);
     let target_folder = target_folder();
-    let status = outside(std::env::var_os("CARGO").map_or("cargo".into(), PathBuf::from))
-        .args(["build", "--quiet", "--release", "--target", TARGET])
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let child = outside(std::env::var_os("CARGO").map_or("cargo".into(), PathBuf::from))
+        .args(["build", "--quiet", "--release", "--target", &target])
         .args(["-p", package, "--bin", binary, "--target-dir"])
         .arg(&target_folder)
         .current_dir(workspace())
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .status()
+        .spawn()
         .context("cannot run cargo")?;
-    if !status.success() {
+    if !process::wait_with_progress(child, &what)?.success() {
         bail!("cannot compile {binary} of package {package}");
     }
-    Ok(target_folder.join(TARGET).join("release").join(binary))
+    Ok(target_folder.join(target).join("release").join(binary))
 }
 
 fn workspace() -> &'static Path {
@@ -129,7 +129,7 @@ impl Image {
         let mut environment = vec!["PATH=/".to_owned()];
         environment.extend(self.environment.iter().cloned());
         Ok(serde_json::to_vec(&serde_json::json!({
-            "architecture": "amd64",
+            "architecture": architecture(),
             "os": "linux",
             "config": {"Entrypoint": [format!("/{file}")], "Env": environment, "User": NONROOT},
             "rootfs": {
@@ -151,6 +151,15 @@ impl Image {
         archive.file("layer.tar", &parts.layer, 0o644)?;
         archive.file("manifest.json", &serde_json::to_vec(&manifest)?, 0o644)?;
         Ok(archive.finish())
+    }
+}
+
+/// The machine's, by the name that Go and so every registry gives it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 

@@ -48,6 +48,14 @@ enum Verb {
     },
     /// Compile a binary of the workspace and import it as an image.
     Build { package: String, binary: String, name: String, environment: Vec<String> },
+    /// Kill every container of a pod with SIGKILL.
+    Kill { namespace: String, pod: String },
+    /// Copy all logs to a folder.
+    Save { folder: PathBuf },
+    /// Stop a part: kube-apiserver or prometheus.
+    Stop { part: String },
+    /// Start it again.
+    Start { part: String },
     /// Build helm if need be, and print its path.
     Helm,
     #[command(hide = true, name = lifetime::WATCHDOG)]
@@ -63,7 +71,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Verb::Logs { part } => {
-            print!("{}", cluster::logs(&part)?);
+            print!("{}", cluster::logs::read(&part)?);
             Ok(())
         }
         Verb::Kubectl { arguments } => Err(cluster::kubectl().args(arguments).exec().into()),
@@ -77,9 +85,13 @@ fn main() -> Result<()> {
             load(name, images::build_static(&package, &binary)?, environment)
         }
         Verb::Helm => {
-            println!("{}", binaries::ensure(binaries::Program::Helm)?.display());
+            println!("{}", binaries::helm()?.display());
             Ok(())
         }
+        Verb::Kill { namespace, pod } => Cluster::start_or_reuse_blocking()?.kill_pod(&namespace, &pod),
+        Verb::Save { folder } => Cluster::start_or_reuse_blocking()?.save_logs(&folder),
+        Verb::Stop { part } => cluster::stop(&part),
+        Verb::Start { part } => cluster::start_again(&part),
         Verb::Watchdog => lifetime::watch(),
     }
 }

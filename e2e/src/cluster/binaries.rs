@@ -8,17 +8,15 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use super::{preflight, progress};
+use super::{preflight, process, progress};
 
 const SOURCES: [&str; 5] = ["go.mod", "go.sum", "main.go", "pause/main.go", "targets.go"];
 /// What clients expect to read from the server.
 const KUBERNETES_VERSION: &str = "v1.37.2";
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A program of the Go module.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +72,17 @@ pub fn ensure(program: Program) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The `helm` on the `PATH`, or else one built from its Go module.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn helm() -> Result<PathBuf> {
+    match preflight::find("helm") {
+        Some(path) => Ok(path),
+        None => ensure(Program::Helm),
+    }
+}
+
 /// The content hash of the Go module: names a build.
 pub fn content_hash() -> Result<String> {
     let mut hash = Sha256::new();
@@ -104,27 +113,11 @@ fn build(program: Program, path: &Path) -> Result<()> {
         .stderr(log)
         .spawn()
         .context("cannot run go")?;
-    if !wait(child, name)? {
+    if !process::wait_with_progress(child, &format!("compiling {name}"))?.success() {
         let log = fs::read_to_string(&log_path).unwrap_or_default();
         bail!("cannot compile {name}: {}", log.trim());
     }
     fs::rename(&partial, path).with_context(|| format!("cannot keep {}", path.display()))
-}
-
-/// Waits for the compiler and says now and then that it still runs.
-fn wait(mut child: std::process::Child, name: &str) -> Result<bool> {
-    let started = Instant::now();
-    let mut reported = started;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status.success());
-        }
-        if reported.elapsed() > PROGRESS_INTERVAL {
-            reported = Instant::now();
-            progress(&format!("still compiling {name}, {} s", started.elapsed().as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 fn link_flags() -> String {

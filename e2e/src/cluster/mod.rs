@@ -3,7 +3,8 @@
 //! [`Cluster`] starts, reuses, stops and looks into it. How: [`preflight`]
 //! checks the machine, [`binaries`] builds the Go programs, [`network`] makes
 //! the namespace everything runs in, [`pki`] and [`config`] write the files,
-//! [`parts`] says what runs, [`process`] runs it, [`clean`] removes it all.
+//! [`parts`] says what runs, [`process`] runs it, [`logs`] shows what
+//! it printed, [`clean`] removes it all.
 //! A program that talks to the cluster calls [`network::reexec_in_netns`]
 //! first in its `main`.
 
@@ -19,6 +20,7 @@ mod clean;
 mod config;
 pub mod layout;
 pub mod lifetime;
+pub mod logs;
 pub mod network;
 mod parts;
 mod pki;
@@ -29,6 +31,7 @@ pub use network::reexec_in_netns;
 pub use parts::Part;
 
 use crate::images::Image;
+use kube::config::KubeConfigOptions;
 use process::{output, run};
 
 /// How long the API server may take to answer, and the node to be ready.
@@ -85,6 +88,7 @@ impl Cluster {
         let program = binaries::ensure(binaries::Program::Cluster)?;
         let pause = binaries::ensure(binaries::Program::Pause)?;
         let _starting = lifetime::lock_start()?;
+        network::check_reachable()?;
         let users = lifetime::use_cluster()?;
         let reused = is_whole(&build);
         if !reused {
@@ -101,6 +105,41 @@ impl Cluster {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         layout::kubeconfig()
+    }
+
+    /// A client with the administrator's rights. It reaches the API server
+    /// from inside the network namespace only.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client(&self) -> Result<kube::Client> {
+        // Whoever came first has installed the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let file = kube::config::Kubeconfig::read_from(self.kubeconfig())?;
+        let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    /// Kills every container of a pod with SIGKILL, as the kernel would.
+    ///
+    /// # Errors
+    /// When there is no such pod.
+    pub fn kill_pod(&self, namespace: &str, pod: &str) -> Result<()> {
+        const IDS: &str = "jsonpath={.status.containerStatuses[*].containerID}";
+        let ids = output(kubectl().args(["get", "pod", pod, "--namespace", namespace, "--output", IDS]))?;
+        for id in ids.split_whitespace().filter_map(|id| id.strip_prefix("containerd://")) {
+            process::kill_container(id)?;
+        }
+        Ok(())
+    }
+
+    /// Copies every log of the cluster and its pods, and the state of all
+    /// objects a story is about, to a folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn save_logs(&self, folder: &Path) -> Result<()> {
+        logs::save(folder)
     }
 
     /// Imports an image; one that is there with the same content is kept.
@@ -164,6 +203,32 @@ pub fn down() -> Result<()> {
     Ok(())
 }
 
+/// Stops one part by its name.
+///
+/// # Errors
+/// When there is no such part.
+pub fn stop(part: &str) -> Result<()> {
+    process::stop(find(part)?.name());
+    Ok(())
+}
+
+/// Starts one part that was stopped.
+///
+/// # Errors
+/// When there is no such part or it does not start.
+pub fn start_again(part: &str) -> Result<()> {
+    let part = find(part)?;
+    if process::runs(part.name()) {
+        return Ok(());
+    }
+    start_part(part)
+}
+
+fn find(name: &str) -> Result<Part> {
+    let part = Part::ALL.into_iter().find(|part| part.name() == name);
+    part.with_context(|| format!("the cluster has no part {name}"))
+}
+
 /// One line for each part: its name, its process and whether it runs.
 pub fn status() -> Vec<String> {
     let line = |part: Part| {
@@ -175,18 +240,6 @@ pub fn status() -> Vec<String> {
         }
     };
     Part::ALL.map(line).to_vec()
-}
-
-/// What a part has printed. `audit` is the API server's audit log.
-///
-/// # Errors
-/// When there is no such log.
-pub fn logs(part: &str) -> Result<String> {
-    let path = match part {
-        "audit" => layout::audit_log(),
-        part => layout::log(part),
-    };
-    fs::read_to_string(&path).with_context(|| format!("there is no log {}", path.display()))
 }
 
 /// A `kubectl` with the administrator's rights, in the cluster's network

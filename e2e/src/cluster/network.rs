@@ -51,6 +51,17 @@ pub fn is_inside() -> bool {
     same_file("/proc/self/ns/net", layout::NETNS_PATH)
 }
 
+/// Refuses a process that entered a namespace which was removed since.
+///
+/// # Errors
+/// When the process has to be started again to reach the cluster.
+pub fn check_reachable() -> Result<()> {
+    if env::var_os(REEXECUTED).is_some() && !is_inside() {
+        bail!("the cluster was taken down meanwhile: run the command again");
+    }
+    Ok(())
+}
+
 /// A command that runs in the cluster's network namespace.
 pub fn inside(program: impl AsRef<Path>) -> Command {
     enter(layout::NETNS_PATH, program.as_ref())
@@ -98,7 +109,7 @@ pub fn ensure() -> Result<()> {
     run(inside("ip").args(["addr", "replace", layout::NODE_NETWORK, "dev", device]))?;
     run(inside("ip").args(["link", "set", device, "up"]))?;
     run(inside("ip").args(["route", "replace", layout::SERVICE_NETWORK, "dev", device]))?;
-    run(inside("sysctl").args(["-qw", "net.ipv4.ip_forward=1"]))
+    run(inside("sh").args(["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))
 }
 
 /// Removes the namespace and every device in it.

@@ -3,9 +3,11 @@
 //! A started process is written down as its id and its start time, so that a
 //! process id that the kernel has given to someone else is never killed.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::layout;
+use super::{layout, progress};
 
 /// How long a part has to end by itself after SIGTERM.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A process of ours, told from any later one with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +109,7 @@ pub fn spawn(part: &str, program: &Path, arguments: &[String]) -> Result<PidReco
         .arg(format!("--net={}", layout::NETNS_PATH))
         .arg(program)
         .args(arguments)
-        .env("GOMAXPROCS", "2")
+        .env("PATH", search_path())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -121,6 +124,13 @@ pub fn spawn(part: &str, program: &Path, arguments: &[String]) -> Result<PidReco
     let record = PidRecord::of(pid).with_context(|| format!("{part} ended at once"))?;
     write_record(part, record)?;
     Ok(record)
+}
+
+/// `PATH` with the folders of root, which `su` leaves out.
+fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 /// Stops a part if it runs, and forgets it.
@@ -167,6 +177,39 @@ fn write_record(part: &str, record: PidRecord) -> Result<()> {
 
 fn record_path(part: &str) -> PathBuf {
     layout::state(&format!("pids/{part}.json"))
+}
+
+/// Kills the first process of a container of containerd.
+///
+/// # Errors
+/// When containerd knows no such container.
+pub fn kill_container(id: &str) -> Result<()> {
+    let path = format!("{}/containerd/io.containerd.runtime.v2.task/k8s.io/{id}/init.pid", layout::RUN);
+    let text = fs::read_to_string(&path).with_context(|| format!("there is no container {id}"))?;
+    let pid = text.trim().parse().with_context(|| format!("no process id in {path}"))?;
+    if let Some(record) = PidRecord::of(pid) {
+        record.signal(Signal::SIGKILL);
+    }
+    Ok(())
+}
+
+/// Waits for a long command and says now and then that it still runs.
+///
+/// # Errors
+/// When the command cannot be waited for.
+pub fn wait_with_progress(mut child: Child, what: &str) -> Result<ExitStatus> {
+    let started = Instant::now();
+    let mut reported = started;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if reported.elapsed() > PROGRESS_INTERVAL {
+            reported = Instant::now();
+            progress(&format!("still {what}, {} s", started.elapsed().as_secs()));
+        }
+        thread::sleep(POLL);
+    }
 }
 
 /// Runs a short command to its end.
