@@ -33,6 +33,8 @@ pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// On a Deployment, written by a user: `off` lets template changes through unheld.
 pub const ANNOTATION_HOLD: &str = "sluice.dev/hold";
+/// On a Deployment, written by the hold policy with `spec.paused`: the pause is a hold, not the manifest's own.
+pub const ANNOTATION_HELD: &str = "sluice.dev/held";
 /// On a Service, written by the route policy: the selector that was asked for, `key=value` joined by `,`.
 pub const ANNOTATION_SELECTOR: &str = "sluice.dev/selector";
 /// On a Service, written by the route policy: the target ports that were asked for, `<port>/<protocol>=<targetPort>`
