@@ -6,7 +6,8 @@
 //! fetching modules) goes through [`outside`].
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -14,13 +15,14 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
 use super::layout;
 use super::process::run;
 
-/// Set in the process that [`reexec_in_netns`] starts, against going round.
-const REEXECUTED: &str = "SLUICE_IN_NETNS";
-/// The network namespace of the machine itself.
-const OUTER: &str = "/proc/1/ns/net";
+/// Set in the process that [`reexec_in_netns`] starts: the open file of the
+/// namespace it came from.
+const OUTER: &str = "SLUICE_OUTER_NETNS";
 
 /// Restarts the current program in the cluster's network namespace, unless it
 /// runs there already; makes the namespace when there is none.
@@ -33,15 +35,16 @@ pub fn reexec_in_netns() -> Result<()> {
     if is_inside() {
         return Ok(());
     }
-    if env::var_os(REEXECUTED).is_some() {
-        bail!("the network namespace {} was removed meanwhile", layout::NETNS_PATH);
-    }
+    check_reachable()?;
     ensure()?;
+    let outer = File::open("/proc/self/ns/net").context("cannot open the network namespace")?;
+    // Stays open in the program to come: the only way back.
+    fcntl(&outer, FcntlArg::F_SETFD(FdFlag::empty()))?;
     let error = Command::new("nsenter")
         .arg(format!("--net={}", layout::NETNS_PATH))
         .arg(env::current_exe().context("cannot find the running program")?)
         .args(env::args_os().skip(1))
-        .env(REEXECUTED, "1")
+        .env(OUTER, outer.as_raw_fd().to_string())
         .exec();
     Err(error).context("cannot run nsenter")
 }
@@ -56,7 +59,7 @@ pub fn is_inside() -> bool {
 /// # Errors
 /// When the process has to be started again to reach the cluster.
 pub fn check_reachable() -> Result<()> {
-    if env::var_os(REEXECUTED).is_some() && !is_inside() {
+    if env::var_os(OUTER).is_some() && !is_inside() {
         bail!("the cluster was taken down meanwhile: run the command again");
     }
     Ok(())
@@ -70,10 +73,10 @@ pub fn inside(program: impl AsRef<Path>) -> Command {
 /// A command that runs in the machine's own network namespace, wherever this
 /// process is.
 pub fn outside(program: impl AsRef<Path>) -> Command {
-    if same_file("/proc/self/ns/net", OUTER) {
-        return Command::new(program.as_ref());
+    match env::var(OUTER) {
+        Ok(file) => enter(&format!("/proc/self/fd/{file}"), program.as_ref()),
+        Err(_) => Command::new(program.as_ref()),
     }
-    enter(OUTER, program.as_ref())
 }
 
 fn enter(namespace: &str, program: &Path) -> Command {

@@ -19,7 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::{layout, progress};
 
 /// How long a part has to end by itself after SIGTERM.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+///
+/// The API server would wait a minute for its watches.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long the kernel has to remove a killed process.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -55,7 +59,7 @@ impl PidRecord {
     /// Sends SIGKILL and waits until the process is gone.
     pub fn kill(self) {
         self.signal(Signal::SIGKILL);
-        self.gone_within(STOP_GRACE);
+        self.gone_within(KILL_LIMIT);
     }
 
     fn signal(self, signal: Signal) {
