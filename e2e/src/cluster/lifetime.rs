@@ -6,7 +6,7 @@
 //! pipe, however it ended, waits for other users, and takes the cluster down.
 
 use std::env;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -16,10 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::layout::{START_LOCK, USERS_LOCK};
+use super::layout::{self, START_LOCK, USERS_LOCK};
 
 /// Keeps the cluster up after tests when it is `1`.
 const KEEP: &str = "SLUICE_KEEP";
+/// Present when somebody wants the cluster to stay up.
+const KEEP_FILE: &str = "keep";
 /// Longer than a start takes that has to compile nothing.
 const LOCK_LIMIT: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(100);
@@ -32,6 +34,14 @@ static LIFELINE: Mutex<Option<ChildStdin>> = Mutex::new(None);
 /// Whether the person asked to keep the cluster.
 pub fn is_kept() -> bool {
     env::var_os(KEEP).is_some_and(|value| value == "1")
+}
+
+/// Tells the watchdog of an earlier process to leave the cluster up.
+///
+/// # Errors
+/// When the mark cannot be written.
+pub fn keep() -> Result<()> {
+    fs::write(layout::state(KEEP_FILE), "").context("cannot mark the cluster as kept")
 }
 
 /// Waits until nobody else starts or stops the cluster.
@@ -93,6 +103,9 @@ pub fn watch() -> Result<()> {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     let users = open(USERS_LOCK)?;
     users.lock().context("cannot wait for the users of the cluster")?;
+    if layout::state(KEEP_FILE).exists() {
+        return Ok(());
+    }
     super::down()
 }
 

@@ -61,7 +61,17 @@ impl Cluster {
         tokio::task::spawn_blocking(Self::start_or_reuse_blocking).await?
     }
 
-    /// As [`Cluster::start_or_reuse`]. A cluster that was started here is
+    /// As [`Cluster::start_or_reuse`], for a program without a runtime.
+    ///
+    /// # Errors
+    /// As [`Cluster::start_or_reuse`].
+    pub fn start_or_reuse_blocking() -> Result<Self> {
+        let cluster = Self::start_with(|| Ok(()))?;
+        lifetime::keep()?;
+        Ok(cluster)
+    }
+
+    /// As [`Cluster::start_or_reuse`]. A cluster that is started here is
     /// taken down when this process ends in whatever way, unless
     /// `SLUICE_KEEP=1` is set; one that was up before stays up.
     ///
@@ -69,20 +79,16 @@ impl Cluster {
     /// As [`Cluster::start_or_reuse`].
     pub async fn start_for_tests() -> Result<Self> {
         tokio::task::spawn_blocking(|| {
-            let cluster = Self::start_or_reuse_blocking()?;
-            if !cluster.reused && !lifetime::is_kept() {
-                lifetime::take_down_at_exit()?;
+            if lifetime::is_kept() {
+                return Self::start_or_reuse_blocking();
             }
-            Ok(cluster)
+            Self::start_with(lifetime::take_down_at_exit)
         })
         .await?
     }
 
-    /// As [`Cluster::start_or_reuse`], for a program without a runtime.
-    ///
-    /// # Errors
-    /// As [`Cluster::start_or_reuse`].
-    pub fn start_or_reuse_blocking() -> Result<Self> {
+    /// `before_start` is called only when there is nothing to reuse.
+    fn start_with(before_start: impl FnOnce() -> Result<()>) -> Result<Self> {
         preflight::check()?;
         let build = binaries::content_hash()?;
         let program = binaries::ensure(binaries::Program::Cluster)?;
@@ -92,6 +98,7 @@ impl Cluster {
         let users = lifetime::use_cluster()?;
         let reused = is_whole(&build);
         if !reused {
+            before_start()?;
             start(&build, &program, &pause)?;
         }
         Ok(Self { _users: users, reused })
