@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Uid;
 
 use super::network::outside;
-use super::progress;
+use super::{process, progress};
 
 /// A program and the Debian package that holds it.
 const PROGRAMS: [(&str, &str); 9] = [
@@ -41,10 +41,26 @@ pub(super) fn check() -> Result<()> {
     if !missing.is_empty() {
         install(&missing)?;
     }
+    check_go()
+}
+
+/// Go from 1.21 on fetches the version that `go.mod` asks for.
+fn check_go() -> Result<()> {
+    const REMEDY: &str = "install it from https://go.dev/dl";
     if find("go").is_none() {
-        bail!("Go is missing: install it from https://go.dev/dl or with `apt-get install golang-go`");
+        bail!("Go is missing: {REMEDY}");
     }
-    Ok(())
+    let printed = process::output(go().arg("version"))?;
+    match go_minor(&printed) {
+        Some(minor) if minor >= 21 => Ok(()),
+        Some(_) | None => bail!("Go 1.21 or later is needed, and this is `{}`: {REMEDY}", printed.trim()),
+    }
+}
+
+/// The 26 of `go version go1.26.8 linux/amd64`.
+fn go_minor(printed: &str) -> Option<u32> {
+    let version = printed.split_whitespace().find_map(|word| word.strip_prefix("go1."))?;
+    version.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn missing_packages() -> Vec<&'static str> {
@@ -61,7 +77,10 @@ fn install(packages: &[&str]) -> Result<()> {
         bail!("{list} is missing and this machine has no apt-get: install it with your package manager");
     }
     progress(&format!("installing {list}"));
-    let install = || apt(&["install", "--no-install-recommends", "-y"], packages);
+    let install = || -> Result<bool> {
+        let done = apt(&["install", "--no-install-recommends", "-y"], packages)?;
+        Ok(done && missing_packages().is_empty())
+    };
     if !install()? {
         apt(&["update"], &[])?;
         if !install()? {
@@ -98,4 +117,16 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 /// Go, wherever it is.
 pub(super) fn go() -> Command {
     outside(find("go").unwrap_or_else(|| "go".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::go_minor;
+
+    #[test]
+    fn the_version_of_go_is_read() {
+        assert_eq!(go_minor("go version go1.26.8 linux/amd64"), Some(26));
+        assert_eq!(go_minor("go version go1.27rc1 linux/amd64"), Some(27));
+        assert_eq!(go_minor("command not found"), None);
+    }
 }
