@@ -1,0 +1,11 @@
+-- Releases the revision that was rolled back once more.
+
+local revision = (obj.status or {}).canaryRevision
+if revision == nil or revision == "" then
+  error("this Canary has no revision under test")
+end
+if obj.metadata.annotations == nil then
+  obj.metadata.annotations = {}
+end
+obj.metadata.annotations["sluice.dev/retry"] = revision
+return obj
