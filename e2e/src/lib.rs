@@ -2,8 +2,18 @@
 
 pub mod app;
 pub mod cluster;
+pub mod echo;
 pub mod fake_prometheus;
 pub mod images;
+pub mod install;
+pub mod kubectl;
 pub mod load;
+pub mod manifests;
+pub mod operator;
+pub mod prometheus;
+pub mod proxies;
 pub mod server;
 pub mod slack;
+pub mod watching;
+pub mod webhook;
+pub mod world;

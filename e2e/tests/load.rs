@@ -1,5 +1,7 @@
 //! The load generator and the sample application against each other on loopback.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

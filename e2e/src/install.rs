@@ -1,0 +1,227 @@
+//! Brings Sluice onto a cluster: compiles the images, loads them, installs the chart.
+//!
+//! Order: the [`Images`], how they get there ([`Target`]), the chart ([`helm`]).
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::cluster::binaries;
+use crate::cluster::network::inside;
+use crate::cluster::process::run;
+use crate::cluster::{layout, progress};
+use crate::images::{Image, build_static};
+use crate::manifests::{IMAGE, workspace};
+
+/// Image of the operator.
+pub const OPERATOR_IMAGE: &str = "sluice.dev/sluice-operator";
+/// Image of the proxy.
+pub const PROXY_IMAGE: &str = "sluice.dev/sluice-proxy";
+/// Tag of both.
+pub const TAG: &str = "dev";
+
+/// The tags of the sample application, and how each behaves.
+pub const VERSIONS: [(&str, &[(&str, &str)]); 8] = [
+    ("v1", &[]),
+    ("v2", &[]),
+    ("v3", &[]),
+    ("v4", &[]),
+    ("errors", &[("ERROR_RATE", "5")]),
+    ("slow", &[("LATENCY_MS", "700")]),
+    ("crash", &[("CRASH", "1")]),
+    ("unready", &[("NEVER_READY", "1")]),
+];
+
+/// Where Sluice is installed.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The local cluster of this machine.
+    Local,
+    /// The cluster of a kubeconfig.
+    Foreign {
+        /// The file.
+        kubeconfig: PathBuf,
+        /// How images get there.
+        delivery: Delivery,
+    },
+}
+
+/// How images get to a cluster that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// `kind load`, with the cluster's name.
+    Kind(String),
+    /// `k3d image import`, with the cluster's name.
+    K3d(String),
+    /// Pushed to this registry, such as `registry.example.org/team`.
+    Registry(String),
+}
+
+impl Target {
+    /// The name under which the cluster finds an image.
+    #[must_use]
+    pub fn image(&self, repository: &str) -> String {
+        match self {
+            Self::Foreign { delivery: Delivery::Registry(registry), .. } => {
+                let name = repository.rsplit('/').next().unwrap_or(repository);
+                format!("{}/{name}", registry.trim_end_matches('/'))
+            }
+            Self::Local | Self::Foreign { delivery: Delivery::Kind(_) | Delivery::K3d(_), .. } => repository.to_owned(),
+        }
+    }
+
+    /// The kubeconfig of the cluster.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        match self {
+            Self::Local => layout::kubeconfig(),
+            Self::Foreign { kubeconfig, .. } => kubeconfig.clone(),
+        }
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = match self {
+            Self::Local => inside(program),
+            Self::Foreign { .. } => Command::new(program),
+        };
+        command.env("KUBECONFIG", self.kubeconfig());
+        command
+    }
+
+    fn load(&self, image: &Image) -> Result<()> {
+        let Self::Foreign { delivery, .. } = self else { return image.load() };
+        let file = tempfile::Builder::new().prefix("sluice-").suffix(".tar").tempfile()?;
+        std::fs::write(file.path(), image.archive()?)?;
+        let archive = file.path();
+        match delivery {
+            Delivery::Kind(name) => {
+                run(Command::new("kind").args(["load", "image-archive", "--name", name]).arg(archive))
+            }
+            Delivery::K3d(name) => run(Command::new("k3d").args(["image", "import", "--cluster", name]).arg(archive)),
+            Delivery::Registry(_) => push(archive, &image.name),
+        }
+        .with_context(|| format!("cannot bring image {} to the cluster", image.name))
+    }
+}
+
+fn push(archive: &Path, name: &str) -> Result<()> {
+    let tool = ["docker", "podman"].into_iter().find(|tool| on_path(tool).is_some());
+    let Some(tool) = tool else {
+        bail!("pushing to a registry takes docker or podman: install one, for example with `apt-get install podman`");
+    };
+    run(Command::new(tool).args(["load", "--input"]).arg(archive))?;
+    run(Command::new(tool).args(["push", name]))
+}
+
+/// Compiles the images and brings them to the cluster.
+///
+/// # Errors
+/// When a build or a transport fails; the message says which.
+pub fn load_images(target: &Target) -> Result<()> {
+    let operator = build_static("operator", "sluice-operator")?;
+    let proxy = build_static("dataplane", "sluice-proxy")?;
+    let app = build_static("e2e", "sample-app")?;
+    target.load(&Image::new(format!("{}:{TAG}", target.image(OPERATOR_IMAGE)), operator))?;
+    target.load(&Image::new(format!("{}:{TAG}", target.image(PROXY_IMAGE)), proxy))?;
+    for (tag, environment) in VERSIONS {
+        let image = Image::new(format!("{}:{tag}", target.image(IMAGE)), &app).with_env("VERSION", tag);
+        let image = environment.iter().fold(image, |image, (name, value)| image.with_env(name, value));
+        target.load(&image)?;
+    }
+    Ok(())
+}
+
+/// Installs or upgrades the chart and waits until the operator is ready.
+///
+/// # Errors
+/// When helm fails; the message is what it printed.
+pub fn install_chart(target: &Target, metrics_server: &str) -> Result<()> {
+    let chart = workspace().join("charts/sluice");
+    let values = tempfile::Builder::new().suffix(".json").tempfile()?;
+    std::fs::write(values.path(), values_of(target, metrics_server).to_string())?;
+    progress("installing the chart");
+    run(helm(target)?
+        .args(["upgrade", "--install", "sluice"])
+        .arg(&chart)
+        .args(["--namespace", crds::names::SYSTEM_NAMESPACE, "--create-namespace", "--wait", "--timeout", "120s"])
+        .arg("--values")
+        .arg(values.path()))
+    .context("cannot install the chart")
+}
+
+/// Removes what [`install_chart`] brought.
+///
+/// # Errors
+/// When helm fails.
+pub fn uninstall_chart(target: &Target) -> Result<()> {
+    let namespace = crds::names::SYSTEM_NAMESPACE;
+    run(helm(target)?.args(["uninstall", "sluice", "--namespace", namespace, "--wait", "--timeout", "120s"]))
+        .context("cannot uninstall the chart")
+}
+
+/// `helm` with the rights of the target's kubeconfig: the one on the PATH, else one built from its Go module.
+fn helm(target: &Target) -> Result<Command> {
+    Ok(target.command(&binaries::helm()?))
+}
+
+fn values_of(target: &Target, metrics_server: &str) -> Value {
+    let image = |repository: &str| json!({ "repository": target.image(repository), "tag": TAG });
+    json!({
+        "operator": { "image": image(OPERATOR_IMAGE) },
+        "proxy": { "image": image(PROXY_IMAGE) },
+        "metricsServer": metrics_server,
+        // As often as the local Prometheus scrapes; the demo brings one that does the same.
+        "scrapeInterval": "1s",
+    })
+}
+
+/// Where a shell would find `program`.
+#[must_use]
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path: OsString = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+}
+
+/// How images get to the cluster of a context, told from the context's name and the `--registry` given.
+///
+/// # Errors
+/// One sentence when there is no way.
+pub fn delivery(context: &str, registry: Option<&str>) -> Result<Delivery> {
+    if let Some(registry) = registry {
+        return Ok(Delivery::Registry(registry.to_owned()));
+    }
+    if let Some(name) = context.strip_prefix("kind-") {
+        return Ok(Delivery::Kind(name.to_owned()));
+    }
+    if let Some(name) = context.strip_prefix("k3d-") {
+        return Ok(Delivery::K3d(name.to_owned()));
+    }
+    bail!(
+        "{context} is neither a kind nor a k3d cluster: say which registry it pulls from, \
+         `cargo demo -- --registry registry.example.org/team`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_and_k3d_are_known_by_their_context_and_others_need_a_registry() {
+        assert_eq!(delivery("kind-dev", None).unwrap(), Delivery::Kind("dev".into()));
+        assert_eq!(delivery("k3d-dev", None).unwrap(), Delivery::K3d("dev".into()));
+        assert!(delivery("prod", None).unwrap_err().to_string().contains("--registry"));
+        assert_eq!(delivery("kind-dev", Some("r.io/x")).unwrap(), Delivery::Registry("r.io/x".into()));
+    }
+
+    #[test]
+    fn a_registry_renames_images() {
+        let delivery = Delivery::Registry("r.io/team/".into());
+        let target = Target::Foreign { kubeconfig: PathBuf::new(), delivery };
+        assert_eq!(target.image("sluice.dev/sluice-proxy"), "r.io/team/sluice-proxy");
+        assert_eq!(Target::Local.image("sluice.dev/sluice-proxy"), "sluice.dev/sluice-proxy");
+    }
+}

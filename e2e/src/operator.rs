@@ -1,0 +1,170 @@
+//! The running operator, seen and mistreated from outside: killed, scaled, counted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use crds::names::{OPERATOR_SERVICE, POOL_NAME, SYSTEM_NAMESPACE};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proxy_api::OPERATOR_ADMIN_PORT;
+
+use crate::kubectl::kubectl;
+use crate::proxies::metrics_of;
+use crate::world::{SOON, Shop, World};
+
+/// As the audit log names it.
+pub const USER: &str = "system:serviceaccount:sluice-system:sluice-operator";
+/// The operator's histogram: seconds from a weight's write to the last proxy's acknowledgement.
+pub const ACKNOWLEDGED_SECONDS: &str = "sluice_operator_route_acknowledged_seconds";
+/// Without a request of the operator for so long, it is quiet.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Kills every operator process with SIGKILL; the kubelet starts them again. Returns how many.
+///
+/// # Errors
+/// When there is none.
+pub async fn kill_all() -> Result<usize> {
+    let processes = tokio::task::spawn_blocking(processes).await??;
+    ensure!(!processes.is_empty(), "there is no operator process");
+    for pid in &processes {
+        // It may be gone already.
+        let _ = kill(*pid, Signal::SIGKILL);
+    }
+    Ok(processes.len())
+}
+
+/// Processes whose program is the operator's image entry point and whose network is a pod's of our cluster: those of
+/// another containerd on this machine have their cgroup elsewhere, but never this name in `sluice-system`.
+fn processes() -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("cannot list processes")? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) else { continue };
+        let Ok(command) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        if command.split(|byte| *byte == 0).next() == Some(b"/sluice-operator") {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(found)
+}
+
+/// Scales the operator and waits until that many are ready.
+///
+/// # Errors
+/// When that takes more than [`SOON`].
+pub async fn scale(replicas: u32) -> Result<()> {
+    let replicas_flag = format!("--replicas={replicas}");
+    kubectl(&["scale", "deployment", OPERATOR_SERVICE, "-n", SYSTEM_NAMESPACE, &replicas_flag]).await?;
+    let deadline = Instant::now() + SOON;
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tick.tick().await;
+        let there = addresses().await?.len();
+        if there == replicas as usize {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{there} operators, not {replicas}");
+    }
+}
+
+/// Waits until the pool of a shop has every proxy ready.
+///
+/// # Errors
+/// When that takes more than two minutes.
+pub async fn until_pool_ready(shop: &Shop) -> Result<()> {
+    kubectl(&["rollout", "status", "deployment", POOL_NAME, "-n", &shop.namespace, "--timeout=120s"]).await.map(drop)
+}
+
+/// Waits until the operator asks nothing of the API server but its lease.
+///
+/// # Errors
+/// When it goes on for more than a minute.
+pub async fn until_quiet(world: &World) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    let mut audit = world.cluster.audit();
+    loop {
+        tokio::time::sleep(QUIET).await;
+        let mut entries = audit.read_of(USER)?;
+        entries.retain(|entry| entry.resource != "leases" && entry.verb != "watch");
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the operator does not come to rest: {:?}", entries.last());
+        }
+    }
+}
+
+/// The logs of every operator replica.
+///
+/// # Errors
+/// When they cannot be read.
+pub async fn logs() -> Result<String> {
+    let deployment = format!("deployment/{OPERATOR_SERVICE}");
+    kubectl(&["logs", "-n", SYSTEM_NAMESPACE, &deployment, "--all-pods=true", "--tail=-1"]).await
+}
+
+/// How many weight writes were acknowledged, and the upper bound of the bucket that holds 99 % of them, in seconds.
+///
+/// # Errors
+/// When no operator has such a histogram.
+pub async fn acknowledgement_p99() -> Result<(u64, f64)> {
+    let mut buckets: Vec<(f64, u64)> = Vec::new();
+    for address in addresses().await? {
+        let text = metrics_of(&format!("http://{address}:{OPERATOR_ADMIN_PORT}/metrics")).await?;
+        for (bound, count) in parse_buckets(&text) {
+            match buckets.iter_mut().find(|(known, _)| (*known - bound).abs() < f64::EPSILON || *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => buckets.push((bound, count)),
+            }
+        }
+    }
+    p99(&buckets).with_context(|| format!("no operator reports {ACKNOWLEDGED_SECONDS}"))
+}
+
+fn parse_buckets(text: &str) -> Vec<(f64, u64)> {
+    let prefix = format!("{ACKNOWLEDGED_SECONDS}_bucket");
+    let parse = |line: &str| {
+        let bound = line.split("le=\"").nth(1)?.split('"').next()?;
+        let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+        let count: f64 = line.split("} ").nth(1)?.split(' ').next()?.parse().ok()?;
+        Some((bound, count as u64))
+    };
+    text.lines().filter(|line| line.starts_with(&prefix)).filter_map(parse).collect()
+}
+
+fn p99(buckets: &[(f64, u64)]) -> Option<(u64, f64)> {
+    let all = buckets.iter().map(|(_, count)| *count).max().filter(|count| *count > 0)?;
+    let enough = |count: u64| count * 100 >= all * 99;
+    let bound = buckets.iter().filter(|(_, count)| enough(*count)).map(|(bound, _)| *bound).reduce(f64::min)?;
+    Some((all, bound))
+}
+
+/// Addresses of the operator pods that are ready.
+async fn addresses() -> Result<Vec<String>> {
+    let selector = "app.kubernetes.io/component=operator";
+    let pods = kubectl(&["get", "pods", "-n", SYSTEM_NAMESPACE, "-l", selector, "-o", "json"]).await?;
+    let pods: kube::core::ObjectList<Pod> = serde_json::from_str(&pods)?;
+    let is_up = |pod: &Pod| pod.metadata.deletion_timestamp.is_none() && crate::watching::is_ready(pod);
+    let address = |pod: Pod| {
+        let name = pod.name_any();
+        pod.status.and_then(|status| status.pod_ip).with_context(|| format!("{name} has no address"))
+    };
+    pods.items.into_iter().filter(is_up).map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_p99_is_the_bucket_that_holds_99_percent() {
+        let text = format!(
+            "{n}_bucket{{le=\"0.05\"}} 98\n{n}_bucket{{le=\"0.25\"}} 99\n{n}_bucket{{le=\"+Inf\"}} 100\n{n}_count 100\n",
+            n = ACKNOWLEDGED_SECONDS
+        );
+        assert_eq!(p99(&parse_buckets(&text)), Some((100, 0.25)));
+        assert_eq!(p99(&[]), None);
+    }
+}

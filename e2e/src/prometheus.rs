@@ -1,0 +1,66 @@
+//! Asks the local Prometheus, as an outside observer of what the operator is judging by.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use proxy_api::metrics;
+use serde_json::Value;
+
+use crate::cluster::layout;
+
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The canary's success rate in percent over `window`, as the built-in metric asks for it.
+#[must_use]
+pub fn success_rate(namespace: &str, canary: &str, window: &str) -> String {
+    let series = |code: &str| {
+        format!(
+            "sum(rate({name}{{{ns}=\"{namespace}\",{cn}=\"{canary}\",{arm}=\"{canary_arm}\"{code}}}[{window}]))",
+            name = metrics::REQUESTS_TOTAL,
+            ns = metrics::LABEL_NAMESPACE,
+            cn = metrics::LABEL_CANARY,
+            arm = metrics::LABEL_ARM,
+            canary_arm = metrics::ARM_CANARY,
+        )
+    };
+    let good = series(&format!(",{}!~\"5..|0\"", metrics::LABEL_CODE));
+    format!("100 * {good} / {}", series(""))
+}
+
+/// The value of a query that gives one series; `None` where there is none or it is no number.
+///
+/// # Errors
+/// When Prometheus does not answer.
+pub async fn value(query: &str) -> Result<Option<f64>> {
+    let url = format!("{}/api/v1/query", layout::PROMETHEUS);
+    let answer: Value = reqwest::Client::new()
+        .get(reqwest::Url::parse_with_params(&url, [("query", query)])?)
+        .timeout(Duration::from_secs(5))
+        .send()
+        .await
+        .context("cannot ask Prometheus")?
+        .json()
+        .await
+        .context("cannot read what Prometheus says")?;
+    let text = answer.pointer("/data/result/0/value/1").and_then(Value::as_str);
+    Ok(text.and_then(|text| text.parse().ok()).filter(|value: &f64| value.is_finite()))
+}
+
+/// When the query first gives a value as `wanted`.
+///
+/// # Errors
+/// When it does not within `limit`, or Prometheus does not answer.
+pub async fn first(query: &str, limit: Duration, wanted: impl Fn(f64) -> bool) -> Result<Instant> {
+    let deadline = Instant::now() + limit;
+    let mut tick = tokio::time::interval(POLL);
+    loop {
+        tick.tick().await;
+        if value(query).await?.is_some_and(&wanted) {
+            return Ok(Instant::now());
+        }
+        if Instant::now() > deadline {
+            bail!("{query} does not cross within {:.0} s", limit.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
+
+use crate::story::{Promise, Story};
+use crate::{adoption, bad_input, budget, outages, releases, scaling};
+
+macro_rules! promise {
+    ($name:literal, $tell:path) => {
+        Promise { name: $name, alone: false, tell: |story: Story| Box::pin($tell(story)) }
+    };
+    ($name:literal, $tell:path, alone) => {
+        Promise { name: $name, alone: true, tell: |story: Story| Box::pin($tell(story)) }
+    };
+}
+
+/// All of them, in the order in which they begin.
+pub(crate) fn all() -> Vec<Promise> {
+    let mut all = side_by_side();
+    all.extend(alone());
+    all
+}
+
+fn side_by_side() -> Vec<Promise> {
+    vec![
+        promise!("latency_rolls_back", releases::latency_rolls_back),
+        promise!(
+            "a_crash_looping_image_never_gets_traffic_and_rolls_back_at_the_deadline_with_the_reason",
+            releases::crash_looping
+        ),
+        promise!(
+            "a_never_ready_image_never_gets_traffic_and_rolls_back_at_the_deadline_with_the_reason",
+            releases::never_ready
+        ),
+        promise!(
+            "an_unpullable_image_never_gets_traffic_and_rolls_back_at_the_deadline_with_the_reason",
+            releases::unpullable
+        ),
+        promise!("a_revert_in_git_while_held_rolls_nothing", releases::revert_while_held),
+        promise!("a_new_template_in_mid_release_starts_over_with_the_newest", releases::newest_template_wins),
+        promise!("of_two_quick_commits_the_second_wins", releases::two_quick_commits),
+        promise!(
+            "adopting_and_removing_a_canary_moves_no_pod_and_loses_no_request_under_load",
+            adoption::adopt_and_remove
+        ),
+        promise!(
+            "kubectl_apply_and_diff_of_unchanged_manifests_show_nothing_at_every_phase",
+            adoption::apply_and_diff_show_nothing
+        ),
+        promise!(
+            "replica_changes_through_the_scale_subresource_in_mid_release_reach_both_arms",
+            scaling::scale_reaches_both_arms
+        ),
+        promise!(
+            "replicas_4_to_8_and_8_to_4_inside_the_adoption_window_lose_no_request",
+            scaling::scale_in_adoption_window
+        ),
+        promise!("a_commit_inside_the_adoption_window_is_not_shipped_unjudged", scaling::commit_in_adoption_window),
+        promise!("a_service_with_a_second_tcp_port_keeps_it_working", adoption::second_port),
+        promise!("a_rollout_restart_while_idle_is_a_native_restart", adoption::native_restart),
+        promise!(
+            "of_two_canaries_for_one_target_the_younger_is_refused_in_its_status",
+            adoption::younger_canary_is_refused
+        ),
+        promise!("a_target_that_git_itself_pauses_stays_paused_and_says_so", adoption::paused_by_git),
+        promise!("a_webhook_that_edits_templates_is_held_too", adoption::webhook_edit_is_held),
+        promise!("no_traffic_holds", outages::no_traffic_holds),
+        promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
+        promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),
+        promise!(
+            "a_canary_with_every_kind_of_bad_field_is_refused_by_the_api_server_with_a_readable_sentence",
+            bad_input::bad_fields_are_refused
+        ),
+        promise!("a_metric_server_that_talks_nonsense_holds_the_release_and_is_named", bad_input::bad_answers_hold),
+        promise!("a_metric_template_that_does_not_parse_is_named", bad_input::template_that_does_not_parse),
+        promise!("a_metric_template_of_flagger_works_unchanged", bad_input::template_of_flagger_works),
+        promise!("a_rollback_is_told_to_slack_and_its_address_to_nobody", bad_input::rollback_is_told_to_slack),
+    ]
+}
+
+fn alone() -> Vec<Promise> {
+    vec![
+        promise!(
+            "promoted_through_10_25_50_100_with_no_failed_request_and_the_judged_pods_still_serving",
+            releases::promoted,
+            alone
+        ),
+        promise!("errors_roll_back", releases::errors_roll_back, alone),
+        promise!(
+            "the_split_is_off_by_0_2_points_at_most_after_1000_requests_at_weight_10",
+            releases::split_is_exact,
+            alone
+        ),
+        promise!("weights_are_acknowledged_by_every_proxy_within_250_ms", budget::weights_are_acknowledged, alone),
+        promise!("a_release_takes_12_api_calls_a_step_at_most", budget::calls_per_step, alone),
+        promise!("idle_there_is_no_list_and_no_write_but_the_lease", budget::idle_costs_nothing, alone),
+        promise!("an_operator_killed_with_sigkill_at_every_phase_carries_on", outages::operator_killed, alone),
+        promise!(
+            "an_operator_away_for_a_minute_lets_traffic_flow_and_holds_a_new_commit",
+            outages::operator_away,
+            alone
+        ),
+        promise!("prometheus_away_for_two_minutes_holds_and_then_goes_on", outages::prometheus_away, alone),
+        promise!(
+            "after_an_api_server_restart_a_template_change_is_held_and_a_service_routed_at_once",
+            outages::api_server_restarts,
+            alone
+        ),
+    ]
+}
