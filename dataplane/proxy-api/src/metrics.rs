@@ -1,10 +1,10 @@
 //! Names of the proxies' Prometheus series: used by the exporter and by the operator's queries.
 
-/// Counter: requests finished, by `namespace`, `canary`, `service`, `arm`, `revision`, `code`.
+/// Counter: requests finished, by `canary_namespace`, `canary`, `service`, `arm`, `revision`, `code`.
 pub const REQUESTS_TOTAL: &str = "sluice_proxy_requests_total";
 /// Histogram in seconds: time from the first byte of the request to the last of the answer, same labels less `code`.
 pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_seconds";
-/// Gauge: the weight in force, by `namespace`, `canary`.
+/// Gauge: the weight in force, by `canary_namespace`, `canary`, `service`.
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.
 pub const CONNECTIONS: &str = "sluice_proxy_connections";
@@ -14,6 +14,8 @@ pub const CONNECTIONS: &str = "sluice_proxy_connections";
 pub const LABEL_NAMESPACE: &str = "canary_namespace";
 /// Label: name of the Canary.
 pub const LABEL_CANARY: &str = "canary";
+/// Label: name of the Service.
+pub const LABEL_SERVICE: &str = "service";
 /// Label: `stable` or `canary`.
 pub const LABEL_ARM: &str = "arm";
 /// Label: pod-template hash behind the arm.

@@ -1,0 +1,321 @@
+//! What the proxies do, as compiled from the operator's messages: by listening port. Immutable; a change makes a new
+//! table that shares every route that stayed as it was.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proxy_api::v1beta1 as api;
+
+use crate::split::{Split, mix};
+
+/// Time to establish a connection where the route does not say; pods of one cluster answer in a few milliseconds or not
+/// at all.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Every route in force.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    salt: u64,
+    routes: BTreeMap<String, Arc<Route>>,
+    ports: BTreeMap<u16, Arc<Port>>,
+}
+
+/// What is done for one Canary.
+#[derive(Debug)]
+pub struct Route {
+    /// Of the Canary.
+    pub uid: String,
+    /// Fence: only rises for one `uid`.
+    pub counter: u64,
+    /// Namespace of the Canary.
+    pub namespace: String,
+    /// Service that is routed.
+    pub service: String,
+    /// Name of the Canary.
+    pub canary: String,
+    /// The canary's share, 0..=100.
+    pub weight: u8,
+    /// Pod-template hash behind the stable arm; empty if unknown.
+    pub stable_revision: String,
+    /// Pod-template hash behind the canary arm; empty if there is none.
+    pub canary_revision: String,
+    /// Longest time that a request may take, body included.
+    pub request_timeout: Option<Duration>,
+    /// Longest time to establish a connection to an endpoint.
+    pub connect_timeout: Duration,
+    /// Keeps its positions over changes of the route.
+    pub split: Arc<Split>,
+    listening: Vec<u16>,
+}
+
+/// One listening port.
+#[derive(Debug)]
+pub struct Port {
+    /// The pool's listening port.
+    pub number: u16,
+    /// Port of the Service that it serves.
+    pub service_port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// False: always to stable.
+    pub split: bool,
+    /// The route that it belongs to.
+    pub route: Arc<Route>,
+    /// Endpoints of the stable arm.
+    pub stable: Vec<Target>,
+    /// Endpoints of the canary arm.
+    pub canary: Vec<Target>,
+}
+
+/// One endpoint of an arm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Name of its pod, empty if unknown.
+    pub pod: String,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, or HTTP/2 if the client opens with its preface; the endpoint is spoken to likewise.
+    Detect,
+    /// HTTP by either version from the client, HTTP/1.1 to the endpoint.
+    Http1,
+    /// HTTP by either version from the client, HTTP/2 to the endpoint.
+    Http2,
+    /// Bytes, spliced.
+    Tcp,
+}
+
+/// Why a route cannot be taken into force; the one before stays.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No uid.
+    #[error("route has no uid")]
+    NoUid,
+    /// Weight above 100.
+    #[error("weight is {0}, must be at most 100")]
+    Weight(u32),
+    /// Port outside 1..=65535.
+    #[error("port is {0}, must lie between 1 and 65535")]
+    Port(u32),
+    /// Address that is not an IP address.
+    #[error("endpoint address {0:?} is not an IP address")]
+    Address(String),
+    /// Protocol that this proxy does not know.
+    #[error("protocol {0} is not known to this proxy")]
+    Protocol(i32),
+    /// Another route has the port.
+    #[error("port {port} belongs to {holder}")]
+    Taken {
+        /// The port.
+        port: u16,
+        /// `<namespace>/<canary>` that has it.
+        holder: String,
+    },
+}
+
+impl Table {
+    /// No route. `salt` is random per process, so that two proxies do not pick in step.
+    #[must_use]
+    pub fn new(salt: u64) -> Self {
+        Self { salt, ..Self::default() }
+    }
+
+    /// The ports to listen on.
+    #[must_use]
+    pub fn ports(&self) -> &BTreeMap<u16, Arc<Port>> {
+        &self.ports
+    }
+
+    /// The routes by uid.
+    #[must_use]
+    pub fn routes(&self) -> &BTreeMap<String, Arc<Route>> {
+        &self.routes
+    }
+
+    /// This table with `route` in place of what it had for the same uid.
+    ///
+    /// # Errors
+    /// When the route is not valid or asks for another route's port.
+    pub fn upsert(&self, route: &api::Route) -> Result<Self, Refusal> {
+        let previous = self.routes.get(&route.uid);
+        let ports = compile(route, previous.map(Arc::as_ref), self.salt)?;
+        for port in &ports {
+            if let Some(holder) = self.ports.get(&port.number).filter(|held| held.route.uid != route.uid) {
+                let holder = format!("{}/{}", holder.route.namespace, holder.route.canary);
+                return Err(Refusal::Taken { port: port.number, holder });
+            }
+        }
+        let mut table = self.without(&route.uid);
+        let Some(compiled) = ports.first().map(|port| Arc::clone(&port.route)) else {
+            // A route without listeners serves nothing; it is not kept.
+            return Ok(table);
+        };
+        table.routes.insert(route.uid.clone(), compiled);
+        table.ports.extend(ports.into_iter().map(|port| (port.number, Arc::new(port))));
+        Ok(table)
+    }
+
+    /// This table less the route of `uid`.
+    #[must_use]
+    pub fn without(&self, uid: &str) -> Self {
+        let mut table = self.clone();
+        if let Some(route) = table.routes.remove(uid) {
+            for port in &route.listening {
+                table.ports.remove(port);
+            }
+        }
+        table
+    }
+}
+
+fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Vec<Port>, Refusal> {
+    if route.uid.is_empty() {
+        return Err(Refusal::NoUid);
+    }
+    let weight = u8::try_from(route.weight).ok().filter(|w| *w <= 100).ok_or(Refusal::Weight(route.weight))?;
+    let listening = route.listeners.iter().map(|listener| port(listener.port)).collect::<Result<Vec<_>, _>>()?;
+    let http = route.http.unwrap_or_default();
+    let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
+    let compiled = Arc::new(Route {
+        uid: route.uid.clone(),
+        counter: route.counter,
+        namespace: route.namespace.clone(),
+        service: route.service.clone(),
+        canary: route.canary.clone(),
+        weight,
+        stable_revision: route.stable_revision.clone(),
+        canary_revision: route.canary_revision.clone(),
+        request_timeout: millis(http.request_timeout_ms),
+        connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        split,
+        listening,
+    });
+    route.listeners.iter().map(|listener| compile_port(listener, &compiled)).collect()
+}
+
+fn compile_port(listener: &api::Listener, route: &Arc<Route>) -> Result<Port, Refusal> {
+    let protocol = match api::Protocol::try_from(listener.protocol) {
+        // A port that is not split is not looked into either: bytes cost less and cannot be misread.
+        Ok(_) if !listener.split => Protocol::Tcp,
+        Ok(api::Protocol::Unspecified) => Protocol::Detect,
+        Ok(api::Protocol::Http) => Protocol::Http1,
+        Ok(api::Protocol::H2c | api::Protocol::Grpc) => Protocol::Http2,
+        Ok(api::Protocol::Tcp) => Protocol::Tcp,
+        Err(_) => return Err(Refusal::Protocol(listener.protocol)),
+    };
+    Ok(Port {
+        number: port(listener.port)?,
+        service_port: port(listener.service_port)?,
+        protocol,
+        split: listener.split,
+        route: Arc::clone(route),
+        stable: targets(&listener.stable)?,
+        canary: targets(&listener.canary)?,
+    })
+}
+
+fn targets(endpoints: &[api::Endpoint]) -> Result<Vec<Target>, Refusal> {
+    let mut targets = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        let ip: IpAddr = endpoint.address.parse().map_err(|_| Refusal::Address(endpoint.address.clone()))?;
+        let target = Target { address: SocketAddr::new(ip, port(endpoint.port)?), pod: endpoint.pod.clone() };
+        // An address twice would be picked twice as often.
+        if targets.iter().all(|known: &Target| known.address != target.address) {
+            targets.push(target);
+        }
+    }
+    Ok(targets)
+}
+
+fn port(number: u32) -> Result<u16, Refusal> {
+    u16::try_from(number).ok().filter(|n| *n != 0).ok_or(Refusal::Port(number))
+}
+
+fn millis(value: u64) -> Option<Duration> {
+    (value != 0).then(|| Duration::from_millis(value))
+}
+
+fn seed(uid: &str, salt: u64) -> u64 {
+    uid.bytes().fold(salt, |hash, byte| mix(hash ^ u64::from(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_route(uid: &str, port: u32, weight: u32) -> api::Route {
+        let endpoint = |address: &str| api::Endpoint { address: address.into(), port: 80, pod: String::new() };
+        api::Route {
+            uid: uid.into(),
+            counter: 1,
+            namespace: "shop".into(),
+            service: "web".into(),
+            canary: "web".into(),
+            weight,
+            listeners: vec![api::Listener {
+                port,
+                service_port: 80,
+                split: true,
+                stable: vec![endpoint("10.0.0.1"), endpoint("10.0.0.1"), endpoint("fd00::1")],
+                canary: vec![endpoint("10.0.0.2")],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_changed_route_replaces_its_ports_and_keeps_its_split() {
+        let table = Table::default().upsert(&mk_route("a", 15_000, 10)).unwrap();
+        let split = Arc::clone(&table.ports()[&15_000].route.split);
+        let table = table.upsert(&mk_route("a", 15_001, 25)).unwrap();
+        assert_eq!(table.ports().keys().collect::<Vec<_>>(), [&15_001]);
+        let port = &table.ports()[&15_001];
+        assert_eq!((port.route.weight, port.stable.len(), port.canary.len()), (25, 2, 1));
+        assert!(Arc::ptr_eq(&split, &port.route.split));
+    }
+
+    #[test]
+    fn untouched_routes_are_shared_not_copied() {
+        let table = Table::default().upsert(&mk_route("a", 15_000, 10)).unwrap();
+        let next = table.upsert(&mk_route("b", 15_001, 10)).unwrap();
+        assert!(Arc::ptr_eq(&table.ports()[&15_000], &next.ports()[&15_000]));
+    }
+
+    #[test]
+    fn a_port_has_one_owner_until_its_route_goes() {
+        let table = Table::default().upsert(&mk_route("a", 15_000, 10)).unwrap();
+        let refusal = table.upsert(&mk_route("b", 15_000, 10)).unwrap_err();
+        assert_eq!(refusal.to_string(), "port 15000 belongs to shop/web");
+        assert!(table.without("a").upsert(&mk_route("b", 15_000, 10)).is_ok());
+    }
+
+    #[test]
+    fn routes_that_make_no_sense_are_refused_with_the_reason() {
+        let refusal = |change: fn(&mut api::Route)| {
+            let mut route = mk_route("a", 15_000, 10);
+            change(&mut route);
+            Table::default().upsert(&route).unwrap_err()
+        };
+        assert_eq!(refusal(|r| r.uid.clear()), Refusal::NoUid);
+        assert_eq!(refusal(|r| r.weight = 101), Refusal::Weight(101));
+        assert_eq!(refusal(|r| r.listeners[0].port = 70_000), Refusal::Port(70_000));
+        assert_eq!(refusal(|r| r.listeners[0].stable[0].port = 0), Refusal::Port(0));
+        assert_eq!(refusal(|r| r.listeners[0].stable[0].address = "web".into()), Refusal::Address("web".into()));
+        assert_eq!(refusal(|r| r.listeners[0].protocol = 9), Refusal::Protocol(9));
+    }
+
+    #[test]
+    fn a_port_that_is_not_split_is_spliced() {
+        let mut route = mk_route("a", 15_000, 10);
+        route.listeners[0].split = false;
+        let table = Table::default().upsert(&route).unwrap();
+        assert_eq!(table.ports()[&15_000].protocol, Protocol::Tcp);
+    }
+}

@@ -1,0 +1,151 @@
+//! The admin port: `/metrics`, `/livez`, `/readyz`, `/config`. Reads only; nothing here changes the proxy.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use routing::Table;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::exposition;
+use crate::process::Shared;
+
+/// Connections that are served at a time: a scraper, the kubelet, and some people.
+const MAX_CONNECTIONS: usize = 64;
+/// Time that a client has for the head of a request, idle time included.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A worker that has not beaten for this long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// Serves until cancelled.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let pulse = Arc::new(Pulse::default());
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    connection(stream, &shared, &pulse).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an admin connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, shared: &Shared, pulse: &Pulse) {
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, shared, pulse)) });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(error = %crate::telemetry::Chain(&error), "admin connection ended");
+    }
+}
+
+fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> Response<Full<Bytes>> {
+    const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+    }
+    match request.uri().path() {
+        "/metrics" => respond(StatusCode::OK, TEXT, exposition::render(&shared.registry, &shared.table())),
+        "/livez" if pulse.alive(&shared.heartbeats(), Instant::now()) => {
+            respond(StatusCode::OK, TEXT, "ok\n".to_owned())
+        }
+        "/livez" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a worker is stuck\n".to_owned()),
+        "/readyz" if shared.ready() => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        "/readyz" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not configured, or draining\n".to_owned()),
+        "/config" => respond(StatusCode::OK, "application/json", format!("{:#}\n", dump(&shared.table()))),
+        _ => respond(StatusCode::NOT_FOUND, TEXT, "try /metrics, /livez, /readyz, /config\n".to_owned()),
+    }
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn dump(table: &Table) -> Value {
+    let endpoints = |targets: &[routing::Target]| -> Vec<Value> {
+        targets.iter().map(|t| json!({ "address": t.address.to_string(), "pod": t.pod })).collect()
+    };
+    let ports: Vec<Value> = table
+        .ports()
+        .values()
+        .map(|port| {
+            let route = &port.route;
+            json!({
+                "port": port.number,
+                "servicePort": port.service_port,
+                "protocol": format!("{:?}", port.protocol),
+                "split": port.split,
+                "uid": route.uid,
+                "counter": route.counter,
+                "namespace": route.namespace,
+                "service": route.service,
+                "canary": route.canary,
+                "weight": route.weight,
+                "stableRevision": route.stable_revision,
+                "canaryRevision": route.canary_revision,
+                "requestTimeoutMs": route.request_timeout.map(|limit| limit.as_millis() as u64),
+                "connectTimeoutMs": route.connect_timeout.as_millis() as u64,
+                "stable": endpoints(&port.stable),
+                "canary": endpoints(&port.canary),
+            })
+        })
+        .collect();
+    json!({ "ports": ports })
+}
+
+/// When each worker was last seen to beat.
+#[derive(Debug, Default)]
+struct Pulse(Mutex<Vec<(u64, Instant)>>);
+
+impl Pulse {
+    fn alive(&self, beats: &[u64], now: Instant) -> bool {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.resize(beats.len(), (0, now));
+        seen.iter_mut().zip(beats).all(|(seen, beat)| {
+            if seen.0 != *beat {
+                *seen = (*beat, now);
+            }
+            now.duration_since(seen.1) < STUCK
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_stops_beating_is_stuck_after_ten_seconds() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        assert!(pulse.alive(&[1, 1], start));
+        assert!(pulse.alive(&[9, 9], start + Duration::from_secs(9)));
+        assert!(!pulse.alive(&[20, 9], start + Duration::from_secs(20)));
+        assert!(pulse.alive(&[21, 10], start + Duration::from_secs(21)));
+    }
+}

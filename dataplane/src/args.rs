@@ -1,0 +1,84 @@
+//! What is typed, and what it means.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::telemetry::LogFormat;
+
+/// Sluice's data plane: splits the traffic of Services between a stable and a canary version.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sluice-proxy", version)]
+pub struct Args {
+    /// Host and port of the operator's config stream; every address of the host is an operator replica.
+    #[arg(long, env = "SLUICE_OPERATOR", value_name = "HOST:PORT")]
+    pub operator: String,
+    /// File with the operator's CA certificates (PEM); read anew for each connection.
+    #[arg(long, env = "SLUICE_CA", value_name = "FILE", required_unless_present = "plaintext")]
+    pub ca: Option<PathBuf>,
+    /// Speak to the operator without TLS, for tests.
+    #[arg(long, conflicts_with = "ca")]
+    pub plaintext: bool,
+    /// File with the service-account token that says who this proxy is; read anew for each connection.
+    #[arg(long, env = "SLUICE_TOKEN", value_name = "FILE")]
+    pub token: Option<PathBuf>,
+    /// Directory in which the last configuration survives a restart of the container.
+    #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Worker threads; as many as CPUs are available if absent.
+    #[arg(long, env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub workers: Option<u16>,
+    /// Address of the admin server; every address, port 14999 if absent.
+    #[arg(long, env = "SLUICE_ADMIN", value_name = "ADDRESS:PORT")]
+    pub admin: Option<SocketAddr>,
+    /// Address on which the ports of the routes are opened; every address of both families if absent.
+    #[arg(long, env = "SLUICE_LISTEN_ADDRESS", value_name = "ADDRESS")]
+    pub listen_address: Option<IpAddr>,
+    /// After SIGTERM: how long to go on accepting connections while not ready, such as 5s.
+    #[arg(long, env = "SLUICE_DRAIN_DELAY", default_value = "5s", value_parser = duration)]
+    pub drain_delay: Duration,
+    /// After that: how long open connections may take to finish, such as 25s.
+    #[arg(long, env = "SLUICE_DRAIN_DEADLINE", default_value = "25s", value_parser = duration)]
+    pub drain_deadline: Duration,
+    /// Format of the log lines.
+    #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
+    pub log_format: LogFormat,
+    /// Name of this pod.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub pod_name: String,
+    /// Namespace of this pod, whose routes it serves.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "")]
+    pub pod_namespace: String,
+}
+
+/// A duration as users write it: a whole number and `ms`, `s` or `m`.
+///
+/// # Errors
+/// When it is not.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} must be a whole number and ms, s or m"))?;
+    match &text[digits.len()..] {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(format!("{text:?} must end in ms, s or m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_carry_their_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("5").is_err());
+        assert!(duration("s").is_err());
+        assert!(duration("1.5s").is_err());
+    }
+}

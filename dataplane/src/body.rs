@@ -1,0 +1,168 @@
+//! Bodies as they pass through: frames are handed on as they come, with flow control, and the last one ends the record.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::record::Record;
+use crate::upstream::Lease;
+
+/// Failure of either side while a body was under way.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is sent to an endpoint.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// None.
+    Empty,
+    /// The client's, as it comes.
+    Client(Incoming),
+}
+
+/// What is sent to a client.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// The proxy's own words, or none.
+    Own(Option<Bytes>),
+    /// An endpoint's answer.
+    Endpoint(Box<Passing>),
+}
+
+/// An endpoint's answer on its way, with everything that ends when it does.
+#[derive(Debug)]
+pub struct Passing {
+    incoming: Incoming,
+    record: Option<Record>,
+    lease: Option<Lease>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Passing {
+    /// Passes `incoming` on until `deadline`; `lease` goes back to its pool at the end.
+    #[must_use]
+    pub fn new(incoming: Incoming, record: Option<Record>, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        let mut passing = Self { incoming, record, lease: Some(lease), deadline };
+        if passing.incoming.is_end_stream() {
+            passing.finish();
+        }
+        passing
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.complete();
+        }
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+
+    fn break_off(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.broken();
+        }
+        self.lease = None;
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(context) {
+            Poll::Pending => {
+                if let Some(deadline) = &mut self.deadline
+                    && deadline.as_mut().poll(context).is_ready()
+                {
+                    self.break_off();
+                    return Poll::Ready(Some(Err("request timed out within its answer".into())));
+                }
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(trailers) = frame.trailers_ref()
+                    && let Some(record) = &mut self.record
+                    && let Some(status) = grpc_status(trailers)
+                {
+                    record.grpc_status(status);
+                }
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.break_off();
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+}
+
+/// `grpc-status` of a head or of trailers.
+#[must_use]
+pub fn grpc_status(headers: &http::HeaderMap) -> Option<u16> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Endpoint(passing) => passing.poll(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Endpoint(passing) => passing.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Endpoint(passing) => passing.incoming.size_hint(),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(incoming) => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Why the proxy answers itself, and the one place where that becomes a status.
+
+use http::StatusCode;
+
+/// A request that no endpoint answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyError {
+    /// Neither arm has an endpoint that can be reached.
+    #[error("no endpoint can be reached")]
+    NoEndpoint,
+    /// The endpoint closed or reset the connection before its answer.
+    #[error("endpoint closed the connection before it answered")]
+    Reset,
+    /// The endpoint's answer is not HTTP.
+    #[error("endpoint sent an invalid answer")]
+    BadAnswer,
+    /// The route's request timeout is over.
+    #[error("request timed out")]
+    Timeout,
+    /// The client's request broke off.
+    #[error("client closed the connection within its request")]
+    ClientGone,
+    /// The client asks for what a proxy must not pass on.
+    #[error("request is not valid")]
+    BadRequest,
+}
+
+impl ProxyError {
+    /// The status that the client gets.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
+            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ClientGone | Self::BadRequest => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Short code of the reason, as Envoy's users know them from its response flags.
+    #[must_use]
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "UH",
+            Self::Reset => "UC",
+            Self::BadAnswer => "UPE",
+            Self::Timeout => "UT",
+            Self::ClientGone => "DC",
+            Self::BadRequest => "DPE",
+        }
+    }
+}

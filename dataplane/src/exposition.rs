@@ -1,0 +1,137 @@
+//! The series as Prometheus reads them: text format 0.0.4, names and labels from `proxy_api::metrics`.
+
+use std::fmt::{self, Write as _};
+
+use proxy_api::metrics as names;
+use routing::{Arm, Table};
+
+use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
+
+/// All series of the process.
+#[must_use]
+pub fn render(registry: &Registry, table: &Table) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    // Writing to a String cannot fail.
+    let _ = write(&mut text, registry, table);
+    text
+}
+
+fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
+    let series: Vec<_> = registry
+        .snapshot()
+        .into_iter()
+        .map(|(key, series)| (labels(&key, &series), series.totals()))
+        .filter(|(_, totals)| totals.started > 0)
+        .collect();
+    head(out, names::REQUESTS_TOTAL, "counter", "Requests finished, by status code; 0: none was sent.")?;
+    for (labels, totals) in &series {
+        for (code, count) in &totals.codes {
+            writeln!(out, "{}{{{labels},{}=\"{code}\"}} {count}", names::REQUESTS_TOTAL, names::LABEL_CODE)?;
+        }
+    }
+    head(
+        out,
+        names::REQUEST_DURATION_SECONDS,
+        "histogram",
+        "Time from the first byte of a request to the last of its answer.",
+    )?;
+    for (labels, totals) in &series {
+        histogram(out, labels, totals)?;
+    }
+    head(out, names::WEIGHT, "gauge", "Share of the canary in force, in percent.")?;
+    for route in table.routes().values() {
+        let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
+        writeln!(
+            out,
+            "{}{{{}=\"{namespace}\",{}=\"{canary}\",{}=\"{service}\"}} {}",
+            names::WEIGHT,
+            names::LABEL_NAMESPACE,
+            names::LABEL_CANARY,
+            names::LABEL_SERVICE,
+            route.weight
+        )?;
+    }
+    head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
+    writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
+    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
+}
+
+fn histogram(out: &mut String, labels: &str, totals: &Totals) -> fmt::Result {
+    let name = names::REQUEST_DURATION_SECONDS;
+    let mut below = 0;
+    for (bound, count) in BOUNDS_MICROS.iter().zip(&totals.bounds) {
+        below += count;
+        writeln!(out, "{name}_bucket{{{labels},le=\"{}\"}} {below}", *bound as f64 / 1e6)?;
+    }
+    let all: u64 = totals.bounds.iter().sum();
+    writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}")?;
+    writeln!(out, "{name}_sum{{{labels}}} {}", totals.sum_micros as f64 / 1e6)?;
+    writeln!(out, "{name}_count{{{labels}}} {all}")
+}
+
+fn labels(key: &Key, series: &Series) -> String {
+    let arm = match key.arm {
+        Arm::Stable => names::ARM_STABLE,
+        Arm::Canary => names::ARM_CANARY,
+    };
+    format!(
+        "{}=\"{}\",{}=\"{}\",{}=\"{}\",{}=\"{arm}\",{}=\"{}\"",
+        names::LABEL_NAMESPACE,
+        escape(&series.namespace),
+        names::LABEL_CANARY,
+        escape(&series.canary),
+        names::LABEL_SERVICE,
+        escape(&series.service),
+        names::LABEL_ARM,
+        names::LABEL_REVISION,
+        escape(&key.revision),
+    )
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proxy_api::v1beta1 as api;
+    use routing::Outcome;
+
+    use super::*;
+
+    #[test]
+    fn a_request_shows_up_with_its_labels_code_and_bucket() {
+        let route = api::Route {
+            uid: "u".into(),
+            namespace: "shop".into(),
+            canary: "we\"b".into(),
+            service: "web".into(),
+            weight: 25,
+            stable_revision: "abc".into(),
+            listeners: vec![api::Listener { port: 15_000, service_port: 80, split: true, ..Default::default() }],
+            ..Default::default()
+        };
+        let table = Table::default().upsert(&route).unwrap();
+        let registry = Registry::new(2);
+        let cell = registry.cell(1, &table.routes()["u"], Arm::Stable);
+        cell.begin(1);
+        cell.end(200, Outcome::Success, false, Duration::from_millis(3));
+        let text = render(&registry, &table);
+        let labels = r#"canary_namespace="shop",canary="we\"b",service="web",arm="stable",revision="abc""#;
+        for line in [
+            format!("sluice_proxy_requests_total{{{labels},code=\"200\"}} 1"),
+            format!("sluice_proxy_request_duration_seconds_bucket{{{labels},le=\"0.0025\"}} 0"),
+            format!("sluice_proxy_request_duration_seconds_bucket{{{labels},le=\"0.005\"}} 1"),
+            format!("sluice_proxy_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"),
+            format!("sluice_proxy_request_duration_seconds_sum{{{labels}}} 0.003"),
+            r#"sluice_proxy_weight_percent{canary_namespace="shop",canary="we\"b",service="web"} 25"#.to_owned(),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What of a head crosses a proxy (RFC 9110 §7.6), in both directions.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+
+use crate::error::ProxyError;
+
+/// Meant for the next hop only, whether `Connection` names them or not.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Not dropped although `Connection` names them: without them the message means something else.
+const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE];
+
+/// Makes the client's head fit for an endpoint: origin form, `Host`, hop-by-hop fields gone, the client's address added.
+///
+/// Returns whether the client asks for a WebSocket, for which `Connection` and `Upgrade` are kept.
+///
+/// # Errors
+/// When the head must not be passed on.
+pub fn request(parts: &mut Parts, client: IpAddr, to: Version) -> Result<bool, ProxyError> {
+    if parts.method == Method::CONNECT {
+        return Err(ProxyError::BadRequest);
+    }
+    let websocket = parts.version != Version::HTTP_2 && to == Version::HTTP_11 && wants_websocket(&parts.headers);
+    let trailers = accepts_trailers(&parts.headers);
+    strip(&mut parts.headers);
+    parts.headers.remove(header::TE);
+    if trailers {
+        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if websocket {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    authority(parts, to)?;
+    parts.version = to;
+    let client = client.to_canonical().to_string();
+    let forwarded = match parts.headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
+        Some(before) => format!("{before}, {client}"),
+        None => client,
+    };
+    if let Ok(value) = HeaderValue::try_from(forwarded) {
+        parts.headers.insert(FORWARDED_FOR, value);
+    }
+    if !parts.headers.contains_key(&FORWARDED_PROTO) {
+        parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    Ok(websocket)
+}
+
+/// Makes an endpoint's head fit for the client. `switching` keeps what a 101 needs.
+pub fn response(headers: &mut HeaderMap, switching: bool) {
+    let upgrade = headers.get(header::UPGRADE).cloned().filter(|_| switching);
+    strip(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
+}
+
+/// Whether this is a WebSocket handshake (RFC 6455 §4.1); any other protocol switch is not passed on.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    upgrade && tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> =
+        tokens(headers, &header::CONNECTION).filter_map(|token| HeaderName::try_from(token).ok()).collect();
+    for name in named.iter().filter(|name| !PROTECTED.contains(name)) {
+        headers.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(PROXY_CONNECTION);
+}
+
+/// Origin form and `Host` for HTTP/1.1, absolute form (from which hyper takes `:authority`) for HTTP/2. The authority of
+/// the request line wins over `Host` (RFC 9112 §3.2.2).
+fn authority(parts: &mut Parts, to: Version) -> Result<(), ProxyError> {
+    let mut hosts = parts.headers.get_all(header::HOST).into_iter();
+    let host = hosts.next().cloned();
+    if hosts.next().is_some() {
+        return Err(ProxyError::BadRequest);
+    }
+    let authority = match parts.uri.authority() {
+        Some(authority) => HeaderValue::try_from(authority.as_str()).map_err(|_| ProxyError::BadRequest)?,
+        None => host.ok_or(ProxyError::BadRequest)?,
+    };
+    let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+    if to == Version::HTTP_2 {
+        parts.headers.remove(header::HOST);
+        let uri = Uri::builder().scheme("http").authority(authority.as_bytes()).path_and_query(path);
+        parts.uri = uri.build().map_err(|_| ProxyError::BadRequest)?;
+    } else {
+        parts.headers.insert(header::HOST, authority);
+        parts.uri = Uri::from(path);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn mk(headers: &[(&str, &str)]) -> Parts {
+        let mut builder = Request::builder().uri("/a?b").version(Version::HTTP_11);
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn forwarded(headers: &[(&str, &str)]) -> Parts {
+        let mut parts = mk(headers);
+        request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap();
+        parts
+    }
+
+    #[test]
+    fn fields_of_the_hop_do_not_cross_and_the_rest_does() {
+        let parts = forwarded(&[
+            ("host", "web"),
+            ("connection", "close, x-mine, content-length, authorization"),
+            ("x-mine", "1"),
+            ("x-yours", "2"),
+            ("content-length", "3"),
+            ("authorization", "secret"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "h2c"),
+            ("proxy-connection", "x"),
+        ]);
+        let mut names: Vec<_> = parts.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["authorization", "content-length", "host", "te", "x-forwarded-for", "x-forwarded-proto", "x-yours"]
+        );
+        assert_eq!(parts.headers["te"], "trailers");
+    }
+
+    #[test]
+    fn the_clients_address_is_added_to_those_before_it() {
+        assert_eq!(forwarded(&[("host", "web")]).headers["x-forwarded-for"], "10.1.2.3");
+        let parts = forwarded(&[("host", "web"), ("x-forwarded-for", "1.1.1.1")]);
+        assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.1.2.3");
+    }
+
+    #[test]
+    fn only_a_websocket_may_switch_protocols() {
+        let keeps = |upgrade: &str, connection: &str| {
+            let mut parts = mk(&[("host", "web"), ("upgrade", upgrade), ("connection", connection)]);
+            request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap()
+        };
+        assert!(keeps("WebSocket", "keep-alive, Upgrade"));
+        assert!(!keeps("websocket", "close"));
+        assert!(!keeps("h2c", "upgrade"));
+    }
+
+    #[test]
+    fn the_authority_is_one_and_known() {
+        let refused = |headers: &[(&str, &str)]| {
+            let mut parts = mk(headers);
+            request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).is_err()
+        };
+        assert!(refused(&[]));
+        assert!(refused(&[("host", "a"), ("host", "b")]));
+        let mut parts = mk(&[("host", "other")]);
+        parts.uri = "http://web/x".parse().unwrap();
+        request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap();
+        assert_eq!((parts.headers["host"].as_bytes(), parts.uri.to_string().as_str()), (&b"web"[..], "/x"));
+    }
+}

@@ -1,0 +1,105 @@
+//! Listening sockets of one worker, and what is accepted on them.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use routing::Protocol;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+
+use crate::stats::OpenConnection;
+use crate::view::Slot;
+use crate::worker::Worker;
+use crate::{server, splice};
+
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn` (4096).
+const BACKLOG: i32 = 4096;
+/// Wait after a failed accept: out of file descriptors, mostly, and that passes when connections close.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Closes its socket, after everything that was waiting on it is accepted, when dropped.
+#[derive(Debug)]
+pub struct Listener {
+    _stop: oneshot::Sender<()>,
+}
+
+/// Opens `port`. Every worker opens its own socket; the kernel spreads connections over them.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub fn open(worker: &Rc<Worker>, slot: Rc<Slot>, address: Option<IpAddr>, port: u16) -> io::Result<Listener> {
+    let listener = TcpListener::from_std(bind(address, port, true)?)?;
+    let (stop, stopped) = oneshot::channel();
+    spawn_local(run(Rc::clone(worker), slot, listener, stopped));
+    Ok(Listener { _stop: stop })
+}
+
+/// Binds `port`: on `address`, or on every address of both families where the host has IPv6.
+///
+/// # Errors
+/// When the port cannot be bound.
+pub fn bind(address: Option<IpAddr>, port: u16, shared: bool) -> io::Result<std::net::TcpListener> {
+    match address {
+        Some(address) => bind_to(SocketAddr::new(address, port), shared),
+        None => bind_to(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port), shared)
+            .or_else(|_| bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port), shared)),
+    }
+}
+
+fn bind_to(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut stopped => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => start(&worker, &slot, stream, client),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_BACKOFF).await;
+                }
+            }
+        }
+    }
+    // What waits in the backlog was promised an answer: closing the socket would reset it.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, client)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                start(&worker, &slot, stream, client);
+            }
+        }
+    }
+}
+
+fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
+    let open = OpenConnection::new(worker.registry(), worker.index());
+    // Fails only if the connection is gone already, which the first read tells.
+    let _ = stream.set_nodelay(true);
+    let (worker, slot) = (Rc::clone(worker), Rc::clone(slot));
+    spawn_local(async move {
+        let _open = open;
+        match slot.current().port.protocol {
+            Protocol::Tcp => splice::serve(&worker, &slot, stream).await,
+            Protocol::Detect | Protocol::Http1 | Protocol::Http2 => {
+                server::serve(worker, slot, stream, client.ip().to_canonical()).await;
+            }
+        }
+    });
+}

@@ -1,0 +1,148 @@
+//! The whole proxy: its workers, the table in force, and its life from start to drained. Tests run it in-process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use routing::Table;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::stats::Registry;
+use crate::worker::{self, Command, Handle, Phase};
+
+/// Time that a worker has to take a table over. It takes microseconds; a worker that is stuck must not stop the others
+/// from being acknowledged about, so it counts as failed.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// After the listeners are closed: time for clients to use their idle connections a last time and be told to close.
+const LINGER: Duration = Duration::from_secs(5);
+/// How often the drain looks whether connections are left.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    workers: Vec<Handle>,
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+}
+
+/// What the admin server and the config stream see of the proxy.
+#[derive(Debug)]
+pub struct Shared {
+    /// Counters.
+    pub registry: Arc<Registry>,
+    table: ArcSwap<Table>,
+    configured: AtomicBool,
+    phase: watch::Receiver<Phase>,
+    heartbeats: Vec<Arc<AtomicU64>>,
+}
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Worker threads, at least one.
+    pub workers: usize,
+    /// Address to listen on; all of both families if absent.
+    pub address: Option<IpAddr>,
+    /// Distinguishes this process's random numbers.
+    pub seed: u64,
+}
+
+impl Proxy {
+    /// Starts the workers; they listen nowhere until a table is applied.
+    ///
+    /// # Errors
+    /// When a thread cannot be made.
+    pub fn start(settings: &Settings) -> io::Result<Self> {
+        let registry = Registry::new(settings.workers);
+        let (phase, receiver) = watch::channel(Phase::Serving);
+        let workers = (0..settings.workers)
+            .map(|i| worker::spawn(i, Arc::clone(&registry), settings.address, receiver.clone(), settings.seed))
+            .collect::<io::Result<Vec<_>>>()?;
+        let heartbeats = workers.iter().map(|worker| Arc::clone(&worker.heartbeat)).collect();
+        let table = ArcSwap::from_pointee(Table::new(settings.seed));
+        let configured = AtomicBool::new(false);
+        let shared = Arc::new(Shared { registry, table, configured, phase: receiver, heartbeats });
+        Ok(Self { workers, shared, phase })
+    }
+
+    /// For those who look on.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Brings a table into force on every worker and returns when it is, with the ports that could not be opened.
+    pub async fn apply(&self, table: Table) -> BTreeMap<u16, String> {
+        let table = Arc::new(table);
+        self.shared.table.store(Arc::clone(&table));
+        let mut replies = Vec::with_capacity(self.workers.len());
+        for worker in &self.workers {
+            let (applied, reply) = oneshot::channel();
+            // A full queue means a stuck worker: its missing reply tells.
+            let _ = worker.commands.try_send(Command::Apply(Arc::clone(&table), applied));
+            replies.push(reply);
+        }
+        let mut errors = BTreeMap::new();
+        for reply in replies {
+            match tokio::time::timeout(APPLY_TIMEOUT, reply).await {
+                Ok(Ok(failed)) => errors.extend(failed),
+                Ok(Err(_)) | Err(_) => {
+                    errors.extend(table.ports().keys().map(|port| (*port, "a worker does not answer".to_owned())));
+                }
+            }
+        }
+        self.shared.configured.store(true, Relaxed);
+        errors
+    }
+
+    /// Ends the proxy without losing a request: not ready at once, `delay` for that to reach everybody who sends here,
+    /// then until all connections are closed, at the latest `deadline` after that.
+    pub async fn drain(self, delay: Duration, deadline: Duration) {
+        self.phase.send_replace(Phase::Draining);
+        tokio::time::sleep(delay).await;
+        self.phase.send_replace(Phase::Closing);
+        let end = Instant::now() + deadline;
+        self.wait_for_connections((Instant::now() + LINGER).min(end)).await;
+        self.phase.send_replace(Phase::Ending);
+        self.wait_for_connections(end).await;
+        let left = self.shared.registry.open_connections();
+        if left > 0 {
+            tracing::warn!(connections = left, "drain deadline is over, closing what is open");
+        }
+        for worker in self.workers {
+            worker.join();
+        }
+    }
+
+    async fn wait_for_connections(&self, until: Instant) {
+        while self.shared.registry.open_connections() > 0 && Instant::now() < until {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    }
+}
+
+impl Shared {
+    /// The table in force.
+    #[must_use]
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Whether requests may be sent here: a table was applied and the proxy is not draining.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.configured.load(Relaxed) && *self.phase.borrow() == Phase::Serving
+    }
+
+    /// Heartbeats of the workers; each rises every second.
+    #[must_use]
+    pub fn heartbeats(&self) -> Vec<u64> {
+        self.heartbeats.iter().map(|beat| beat.load(Relaxed)).collect()
+    }
+}

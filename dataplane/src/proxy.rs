@@ -1,0 +1,215 @@
+//! The request path, from the client's head to the endpoint's: which arm, which endpoint, and what to do when one cannot
+//! be reached. Knows nothing of sockets; the choices themselves are in crate `routing`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use routing::{Arm, Protocol, balance};
+
+use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
+use crate::error::ProxyError;
+use crate::record::Record;
+use crate::upstream::{Lease, Upstream, Version};
+use crate::view::{ArmView, PortView, Slot};
+use crate::worker::Worker;
+use crate::{forward, upgrade};
+
+/// Endpoints of one arm that are tried for one request. Refused connections fail at once; with the default connect
+/// timeout, dead nodes cost a client at most this many seconds per arm.
+const MAX_ENDPOINTS: usize = 3;
+/// Latency that a failed connection counts as, so that an endpoint that fails fast does not attract requests.
+const FAILURE_LATENCY: Duration = Duration::from_secs(1);
+
+/// Answers one request.
+pub async fn handle(
+    worker: &Worker,
+    slot: &Slot,
+    client: IpAddr,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let view = slot.current();
+    let route = &view.port.route;
+    let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
+    let mut record = Record::begin(&view.arm(arm).cell, route.counter);
+    let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+    let switching = upgrade::requested(&mut request);
+    let exchange = exchange(worker, &view, arm, client, request, &mut record);
+    let answer = match deadline {
+        None => exchange.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
+    };
+    match answer {
+        Err(error) => refuse(error, record),
+        Ok((mut response, lease)) => {
+            record.status(response.status().as_u16());
+            if let Some(status) = grpc_status(response.headers()) {
+                record.grpc_status(status);
+            }
+            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            forward::response(response.headers_mut(), switched);
+            if let (true, Some(switching)) = (switched, switching) {
+                return switching.complete(response, record, lease);
+            }
+            let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+            response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, Some(record), lease, deadline))))
+        }
+    }
+}
+
+/// The proxy's own answer; the arm has failed, unless the client is to blame.
+fn refuse(error: ProxyError, mut record: Record) -> Response<ResponseBody> {
+    let status = error.status();
+    record.status(status.as_u16());
+    if status.is_server_error() {
+        record.broken()
+    } else {
+        record.complete()
+    }
+    answer(status, &error.to_string())
+}
+
+/// An answer in the proxy's own words.
+#[must_use]
+pub fn answer(status: StatusCode, text: &str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Own(Some(Bytes::from(format!("{text}\n")))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+async fn exchange(
+    worker: &Worker,
+    view: &PortView,
+    mut arm: Arm,
+    client: IpAddr,
+    request: Request<Incoming>,
+    record: &mut Record,
+) -> Result<(Response<Incoming>, Lease), ProxyError> {
+    let version = match (view.port.protocol, request.version()) {
+        (Protocol::Detect, http::Version::HTTP_2) | (Protocol::Http2, _) => Version::Http2,
+        (Protocol::Detect | Protocol::Http1 | Protocol::Tcp, _) => Version::Http1,
+    };
+    let (mut parts, body) = request.into_parts();
+    forward::request(&mut parts, client, version.http())?;
+    let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) };
+    let mut request = Request::from_parts(parts, body);
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    loop {
+        let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
+            record.no_endpoint();
+            if arm == Arm::Stable {
+                return Err(ProxyError::NoEndpoint);
+            }
+            // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
+            (arm, tried) = (Arm::Stable, Vec::new());
+            continue;
+        };
+        match attempt(&upstream, version, view.port.route.connect_timeout, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Unsent(unsent)) => {
+                request = *unsent;
+                tried.push(upstream.address());
+            }
+            Err(Failure::Final(error)) => return Err(error),
+        }
+    }
+}
+
+fn pick(worker: &Worker, arm: &ArmView, tried: &[SocketAddr]) -> Option<Rc<Upstream>> {
+    if tried.len() >= MAX_ENDPOINTS {
+        return None;
+    }
+    let endpoints = &arm.endpoints;
+    let excluded = |i: usize| tried.contains(&endpoints[i].address());
+    let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
+    Some(Rc::clone(&endpoints[picked]))
+}
+
+enum Failure {
+    /// The endpoint has seen nothing of it.
+    Unsent(Box<Request<RequestBody>>),
+    Final(ProxyError),
+}
+
+/// One endpoint: over a pooled connection, and once more over a fresh one if the endpoint had closed the pooled one.
+async fn attempt(
+    upstream: &Rc<Upstream>,
+    version: Version,
+    timeout: Duration,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let mut fresh = false;
+    loop {
+        let mut lease = match upstream.lease(version, timeout, fresh).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::debug!(server.address = %upstream.address(), error = %crate::telemetry::Chain(&error), "endpoint not reached");
+                upstream.observe(FAILURE_LATENCY);
+                return Err(Failure::Unsent(Box::new(request)));
+            }
+        };
+        let copy = if lease.reused() { replayable(&request) } else { None };
+        let begun = Instant::now();
+        let error = match lease.send(request).await {
+            Ok(response) => {
+                upstream.observe(begun.elapsed());
+                return Ok((response, lease));
+            }
+            Err(error) => error,
+        };
+        request = match resend(error, copy) {
+            Ok(request) if lease.reused() => request,
+            Ok(request) => {
+                upstream.observe(FAILURE_LATENCY);
+                return Err(Failure::Unsent(Box::new(request)));
+            }
+            Err(error) => {
+                if error == ProxyError::Reset {
+                    upstream.observe(FAILURE_LATENCY);
+                }
+                return Err(Failure::Final(error));
+            }
+        };
+        fresh = true;
+    }
+}
+
+/// A second copy of a request that may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
+fn replayable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    (idempotent && request.body().is_end_stream()).then(|| {
+        let mut copy = Request::new(RequestBody::Empty);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
+}
+
+/// The request, if it may be sent again; else what went wrong.
+fn resend(
+    mut error: TrySendError<Request<RequestBody>>,
+    copy: Option<Request<RequestBody>>,
+) -> Result<Request<RequestBody>, ProxyError> {
+    if let Some(unsent) = error.take_message() {
+        return Ok(unsent);
+    }
+    let error = error.into_error();
+    match copy {
+        Some(copy) if !error.is_parse() => Ok(copy),
+        _ if error.is_parse() => Err(ProxyError::BadAnswer),
+        _ if error.is_user() => Err(ProxyError::ClientGone),
+        _ => Err(ProxyError::Reset),
+    }
+}

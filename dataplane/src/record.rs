@@ -1,0 +1,94 @@
+//! One request's record: begun when the arm is picked, ended on drop, so that nothing that ends a request can forget it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use routing::{Outcome, classify};
+
+use crate::stats::Cell;
+
+/// Counts one request of one arm.
+#[derive(Debug)]
+pub struct Record {
+    cell: Arc<Cell>,
+    begun: Instant,
+    status: u16,
+    grpc_status: Option<u16>,
+    end: End,
+    no_endpoint: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Dropped like this, the client went away.
+    Open,
+    Complete,
+    /// The answer broke off or never came.
+    Broken,
+}
+
+impl Record {
+    /// A request that `cell`'s arm has to answer, routed by a route of `counter`.
+    #[must_use]
+    pub fn begin(cell: &Arc<Cell>, counter: u64) -> Self {
+        cell.begin(counter);
+        Self {
+            cell: Arc::clone(cell),
+            begun: Instant::now(),
+            status: 0,
+            grpc_status: None,
+            end: End::Open,
+            no_endpoint: false,
+        }
+    }
+
+    /// When the request began.
+    #[must_use]
+    pub fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    /// The head of the answer is known.
+    pub fn status(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    /// `grpc-status`, from the head or the trailers.
+    pub fn grpc_status(&mut self, status: u16) {
+        self.grpc_status = Some(status);
+    }
+
+    /// The arm had no endpoint that could be reached; somebody else may answer, this arm has failed.
+    pub fn no_endpoint(&mut self) {
+        self.no_endpoint = true;
+    }
+
+    /// The answer was sent to its end.
+    pub fn complete(&mut self) {
+        self.end = End::Complete;
+    }
+
+    /// The answer broke off, on the endpoint's side or by a deadline.
+    pub fn broken(&mut self) {
+        self.end = End::Broken;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let (code, outcome) = match self.end {
+            // What users got may be fine; the arm gave no answer.
+            _ if self.no_endpoint => (503, Outcome::Error),
+            End::Broken => (self.status.max(502), Outcome::Error),
+            End::Complete => {
+                let outcome = classify::classify(self.status, self.grpc_status);
+                let mapped =
+                    self.grpc_status.filter(|_| outcome == Outcome::GrpcError).and_then(classify::grpc_failure);
+                (mapped.unwrap_or(self.status), outcome)
+            }
+            End::Open if self.status >= 500 => (self.status, Outcome::Error),
+            End::Open => (self.status, Outcome::ClientError),
+        };
+        self.cell.end(code, outcome, self.no_endpoint, self.begun.elapsed());
+    }
+}

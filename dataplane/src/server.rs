@@ -1,0 +1,186 @@
+//! One connection from a client: which HTTP it speaks, its limits, and its end when the process drains.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::body::ResponseBody;
+use crate::proxy;
+use crate::upstream::LocalExecutor;
+use crate::view::Slot;
+use crate::worker::{Phase, Worker};
+
+/// First bytes of HTTP/2 (RFC 9113 §3.4). `PRI` is no method of HTTP/1.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Time that a client has for the head of a request, idle time before it included: longer than the 90 s after which Go's
+/// clients close idle connections, so that they and not we close them.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of a request's head.
+const MAX_HEAD: usize = 32 * 1024;
+/// Header fields of a request.
+const MAX_HEADERS: usize = 100;
+/// HTTP/2 streams that one client may have open.
+const MAX_STREAMS: u32 = 250;
+
+/// Serves an HTTP connection until it ends.
+pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, client: IpAddr) {
+    let mut start = Vec::with_capacity(PREFACE.len());
+    let http2 = match tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&mut stream, &mut start)).await {
+        Ok(Ok(http2)) => http2,
+        Ok(Err(_)) | Err(_) => return,
+    };
+    let io = TokioIo::new(Rewound { start: start.into(), stream });
+    if http2 { serve_http2(worker, slot, io, client).await } else { serve_http1(worker, slot, io, client).await }
+}
+
+async fn speaks_http2(stream: &mut TcpStream, start: &mut Vec<u8>) -> io::Result<bool> {
+    while start.len() < PREFACE.len() {
+        let mut room = [0; 24];
+        let count = stream.read(&mut room[..PREFACE.len() - start.len()]).await?;
+        start.extend_from_slice(&room[..count]);
+        if count == 0 || !PREFACE.starts_with(start) {
+            return if start.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(false) };
+        }
+    }
+    Ok(true)
+}
+
+async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
+    let mut phase = worker.phase();
+    let service = service_fn(|request: Request<Incoming>| {
+        let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
+        async move { Ok::<_, Infallible>(answer_http1(&worker, &slot, client, request).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .half_close(true)
+            .serve_connection(io, service)
+            .with_upgrades()
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = phase.wait_for(|phase| *phase >= Phase::Ending) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
+    }
+}
+
+async fn answer_http1(
+    worker: &Worker,
+    slot: &Slot,
+    client: IpAddr,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let mut response = proxy::handle(worker, slot, client, request).await;
+    *response.version_mut() = Version::HTTP_11;
+    // The connection stays open for what is already on its way; the client opens its next one elsewhere.
+    if worker.current_phase() >= Phase::Draining && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
+    let mut phase = worker.phase();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
+        async move {
+            let mut response = proxy::handle(&worker, &slot, client, request).await;
+            *response.version_mut() = Version::HTTP_2;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(
+        http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEAD as u32)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(128)
+            .initial_connection_window_size(1024 * 1024)
+            .serve_connection(io, service)
+    );
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
+    }
+}
+
+/// A stream some of whose bytes were read already.
+#[derive(Debug)]
+struct Rewound {
+    start: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.start.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.start.len().min(buffer.remaining());
+        buffer.put_slice(&self.start[..count]);
+        self.start.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

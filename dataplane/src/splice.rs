@@ -1,0 +1,72 @@
+//! Bytes in both directions, without looking at them: TCP ports, and what follows a protocol switch.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use routing::{Arm, balance};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::record::Record;
+use crate::upstream::{DialError, connect};
+use crate::view::{ArmView, Slot};
+use crate::worker::Worker;
+
+/// Buffer per direction.
+const BUFFER: usize = 16 * 1024;
+/// Endpoints of one arm that are tried for one connection.
+const MAX_ENDPOINTS: usize = 3;
+
+/// Serves one connection of a TCP port. On a split port a connection counts as one request, which has succeeded when an
+/// endpoint is connected.
+pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream) {
+    let view = slot.current();
+    let route = &view.port.route;
+    let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
+    let mut record = view.port.split.then(|| Record::begin(&view.arm(arm).cell, route.counter));
+    let mut endpoint = reach(worker, view.arm(arm), route.connect_timeout).await;
+    if endpoint.is_none() {
+        if let Some(record) = &mut record {
+            record.no_endpoint();
+        }
+        if arm == Arm::Canary {
+            endpoint = reach(worker, &view.stable, route.connect_timeout).await;
+        }
+    }
+    drop(view);
+    let Some(mut endpoint) = endpoint else { return };
+    if let Some(mut record) = record {
+        record.complete();
+    }
+    both(&mut client, &mut endpoint).await;
+}
+
+async fn reach(worker: &Worker, arm: &ArmView, timeout: Duration) -> Option<TcpStream> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    while tried.len() < MAX_ENDPOINTS {
+        let endpoints = &arm.endpoints;
+        let excluded = |i: usize| tried.contains(&endpoints[i].address());
+        let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
+        let address = endpoints[picked].address();
+        let dialled = tokio::time::timeout(timeout, connect(address)).await.unwrap_or(Err(DialError::Timeout));
+        match dialled {
+            Ok(stream) => return Some(stream),
+            Err(error) => {
+                tracing::debug!(server.address = %address, error = %crate::telemetry::Chain(&error), "endpoint not reached");
+            }
+        }
+        tried.push(address);
+    }
+    None
+}
+
+/// Copies until both sides have closed, or one has failed. A half-closed side goes on receiving.
+pub async fn both<A, B>(a: &mut A, b: &mut B)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    if let Err(error) = tokio::io::copy_bidirectional_with_sizes(a, b, BUFFER, BUFFER).await {
+        tracing::trace!(%error, "spliced connection broke off");
+    }
+}

@@ -1,0 +1,295 @@
+//! Connections to one endpoint, of one worker: HTTP/1.1 ones are lent to one request at a time, last in first out;
+//! HTTP/2 ones are shared. Nothing here knows of routes.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use routing::balance::PeakEwma;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use crate::body::RequestBody;
+
+/// Idle connections kept per endpoint and worker; more are closed when they come back.
+const MAX_IDLE: usize = 256;
+/// Idle time after which a connection is closed: below the 5 s after which Node's servers close theirs.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Requests under way on one HTTP/2 connection before another is opened.
+const STREAMS_PER_CONNECTION: u32 = 100;
+
+/// Runs hyper's HTTP/2 tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// One endpoint as one worker sees it.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    started: Instant,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Shared>>,
+    /// Serialises dialling of HTTP/2 connections: a burst of requests needs one, not one each.
+    dialling: tokio::sync::Mutex<()>,
+    latency: Cell<PeakEwma>,
+    in_flight: Cell<u32>,
+    retired: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Rc<Cell<u32>>,
+}
+
+/// A connection that one request may use.
+#[derive(Debug)]
+pub struct Lease {
+    upstream: Rc<Upstream>,
+    connection: Option<Connection>,
+    reused: bool,
+}
+
+#[derive(Debug)]
+enum Connection {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(Shared),
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.upstream.in_flight.set(self.upstream.in_flight.get() - 1);
+        if let Some(Connection::Http2(shared)) = &self.connection {
+            shared.streams.set(shared.streams.get() - 1);
+        }
+    }
+}
+
+/// Which protocol an endpoint is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    Http2,
+}
+
+impl Version {
+    /// The same as crate `http` names it.
+    #[must_use]
+    pub fn http(self) -> http::Version {
+        match self {
+            Self::Http1 => http::Version::HTTP_11,
+            Self::Http2 => http::Version::HTTP_2,
+        }
+    }
+}
+
+/// Why no connection could be made; always safe to try elsewhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Refused, unreachable, or no socket.
+    #[error("cannot connect to endpoint")]
+    Connect(#[source] std::io::Error),
+    /// Nothing within the connect timeout.
+    #[error("endpoint did not accept a connection in time")]
+    Timeout,
+    /// Connected, and then the protocol did not start.
+    #[error("cannot start HTTP on the connection to endpoint")]
+    Handshake(#[source] hyper::Error),
+}
+
+impl Upstream {
+    /// No connection yet.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            started: Instant::now(),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            dialling: tokio::sync::Mutex::default(),
+            latency: Cell::new(PeakEwma::new(Duration::ZERO)),
+            in_flight: Cell::new(0),
+            retired: Cell::new(false),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cost of one more request, lower is better.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        self.latency.get().load(self.in_flight.get(), self.started.elapsed())
+    }
+
+    /// An answer (or a failure that counts as slow) took `latency`.
+    pub fn observe(&self, latency: Duration) {
+        let mut ewma = self.latency.get();
+        ewma.observe(latency, self.started.elapsed());
+        self.latency.set(ewma);
+    }
+
+    /// In no arm any more: idle connections go now, the others when their request is over.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
+        self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed());
+    }
+
+    /// A connection for one request: a pooled one unless `fresh`, else a new one.
+    ///
+    /// # Errors
+    /// When none can be made within `timeout`.
+    pub async fn lease(self: &Rc<Self>, version: Version, timeout: Duration, fresh: bool) -> Result<Lease, DialError> {
+        // Counted from here on, so that a slow dial makes the endpoint look loaded.
+        self.in_flight.set(self.in_flight.get() + 1);
+        let mut lease = Lease { upstream: Rc::clone(self), connection: None, reused: false };
+        let pooled = if fresh { None } else { self.pooled(version) };
+        lease.reused = pooled.is_some();
+        lease.connection = Some(match pooled {
+            Some(connection) => connection,
+            None => match tokio::time::timeout(timeout, self.dial(version, fresh)).await {
+                Ok(dialled) => dialled?,
+                Err(_) => return Err(DialError::Timeout),
+            },
+        });
+        if let Some(Connection::Http2(shared)) = &lease.connection {
+            shared.streams.set(shared.streams.get() + 1);
+        }
+        Ok(lease)
+    }
+
+    fn pooled(&self, version: Version) -> Option<Connection> {
+        match version {
+            Version::Http1 => {
+                let mut idle = self.idle.borrow_mut();
+                while let Some(Idle { sender, since }) = idle.pop() {
+                    if sender.is_ready() && since.elapsed() < IDLE_TIMEOUT {
+                        return Some(Connection::Http1(sender));
+                    }
+                }
+                None
+            }
+            Version::Http2 => {
+                let mut shared = self.shared.borrow_mut();
+                shared.retain(|shared| !shared.sender.is_closed());
+                let free = shared.iter().find(|shared| shared.streams.get() < STREAMS_PER_CONNECTION);
+                free.cloned().map(Connection::Http2)
+            }
+        }
+    }
+
+    async fn dial(&self, version: Version, fresh: bool) -> Result<Connection, DialError> {
+        match version {
+            Version::Http1 => {
+                let io = TokioIo::new(connect(self.address).await?);
+                let (sender, connection) =
+                    http1::Builder::new().max_headers(128).handshake(io).await.map_err(DialError::Handshake)?;
+                spawn_local(async move {
+                    // What went wrong reaches the request that was under way, if any.
+                    let _ = connection.with_upgrades().await;
+                });
+                Ok(Connection::Http1(sender))
+            }
+            Version::Http2 => {
+                let _turn = self.dialling.lock().await;
+                if !fresh && let Some(connection) = self.pooled(version) {
+                    return Ok(connection);
+                }
+                let io = TokioIo::new(connect(self.address).await?);
+                let (sender, connection) = http2::Builder::new(LocalExecutor)
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(Duration::from_secs(20))
+                    .keep_alive_timeout(Duration::from_secs(10))
+                    .initial_connection_window_size(1024 * 1024)
+                    .max_header_list_size(64 * 1024)
+                    .handshake(io)
+                    .await
+                    .map_err(DialError::Handshake)?;
+                spawn_local(async move {
+                    let _ = connection.await;
+                });
+                let shared = Shared { sender, streams: Rc::default() };
+                if !self.retired.get() {
+                    self.shared.borrow_mut().push(shared.clone());
+                }
+                Ok(Connection::Http2(shared))
+            }
+        }
+    }
+}
+
+/// Opens a TCP connection without Nagle's delay.
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
+    let stream = TcpStream::connect(address).await.map_err(DialError::Connect)?;
+    stream.set_nodelay(true).map_err(DialError::Connect)?;
+    Ok(stream)
+}
+
+impl Lease {
+    /// Whether other requests went over this connection before.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// With the request inside if none of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self.connection.as_mut().expect("a lease has a connection until it is given back") {
+            Connection::Http1(sender) => sender.try_send_request(request).await,
+            Connection::Http2(shared) => shared.sender.try_send_request(request).await,
+        }
+    }
+
+    /// The request is over and the connection is in order: the next one may use it.
+    pub fn give_back(mut self) {
+        if self.upstream.retired.get() {
+            return;
+        }
+        if let Some(Connection::Http1(_)) = &self.connection
+            && let Some(Connection::Http1(sender)) = self.connection.take()
+        {
+            let mut idle = self.upstream.idle.borrow_mut();
+            if idle.len() < MAX_IDLE && !sender.is_closed() {
+                idle.push(Idle { sender, since: Instant::now() });
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! One worker's view of the table: with its own connection pools and counters resolved, so that a request looks up
+//! nothing by name.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use routing::table::Target;
+use routing::{Arm, Port, Table};
+
+use crate::stats::{Cell, Registry};
+use crate::upstream::Upstream;
+
+/// A port of the table as one worker uses it.
+#[derive(Debug)]
+pub struct PortView {
+    /// As compiled.
+    pub port: Arc<Port>,
+    /// The version that serves.
+    pub stable: ArmView,
+    /// The version under test.
+    pub canary: ArmView,
+}
+
+/// An arm of a port.
+#[derive(Debug)]
+pub struct ArmView {
+    /// Where its requests go.
+    pub endpoints: Vec<Rc<Upstream>>,
+    /// What is counted of them.
+    pub cell: Arc<Cell>,
+}
+
+/// Holds the current view of a port; shared by its listener and every connection.
+#[derive(Debug)]
+pub struct Slot(RefCell<Rc<PortView>>);
+
+/// Every port of one worker.
+#[derive(Debug, Default)]
+pub struct Views {
+    slots: BTreeMap<u16, Rc<Slot>>,
+    upstreams: HashMap<SocketAddr, Rc<Upstream>>,
+}
+
+impl PortView {
+    /// The arm itself.
+    #[must_use]
+    pub fn arm(&self, arm: Arm) -> &ArmView {
+        match arm {
+            Arm::Stable => &self.stable,
+            Arm::Canary => &self.canary,
+        }
+    }
+}
+
+impl Slot {
+    /// The view to handle one request by; a request keeps what it began with.
+    #[must_use]
+    pub fn current(&self) -> Rc<PortView> {
+        Rc::clone(&self.0.borrow())
+    }
+}
+
+impl Views {
+    /// Takes a table over. Ports that did not change are not touched; connection pools live on by address, and those of
+    /// addresses that are in no arm any more are closed as soon as their requests are over.
+    pub fn apply(&mut self, table: &Table, registry: &Registry, worker: usize) {
+        self.slots.retain(|number, _| table.ports().contains_key(number));
+        for (number, port) in table.ports() {
+            match self.slots.get(number) {
+                Some(slot) if Arc::ptr_eq(&slot.0.borrow().port, port) => {}
+                Some(slot) => {
+                    let view = view(&mut self.upstreams, port, registry, worker);
+                    *slot.0.borrow_mut() = Rc::new(view);
+                }
+                None => {
+                    let view = view(&mut self.upstreams, port, registry, worker);
+                    self.slots.insert(*number, Rc::new(Slot(RefCell::new(Rc::new(view)))));
+                }
+            }
+        }
+        self.retire_unused();
+    }
+
+    /// The ports that should be open.
+    #[must_use]
+    pub fn slots(&self) -> &BTreeMap<u16, Rc<Slot>> {
+        &self.slots
+    }
+
+    /// Closes connections to endpoints that nobody has used for a while.
+    pub fn sweep(&self) {
+        for upstream in self.upstreams.values() {
+            upstream.sweep();
+        }
+    }
+
+    fn retire_unused(&mut self) {
+        let mut used = HashSet::with_capacity(self.upstreams.len());
+        for slot in self.slots.values() {
+            let view = slot.current();
+            used.extend(view.stable.endpoints.iter().chain(&view.canary.endpoints).map(|upstream| upstream.address()));
+        }
+        self.upstreams.retain(|address, upstream| {
+            let keep = used.contains(address);
+            if !keep {
+                upstream.retire();
+            }
+            keep
+        });
+    }
+}
+
+fn view(
+    upstreams: &mut HashMap<SocketAddr, Rc<Upstream>>,
+    port: &Arc<Port>,
+    registry: &Registry,
+    worker: usize,
+) -> PortView {
+    let mut arm = |arm: Arm, targets: &[Target]| ArmView {
+        endpoints: targets
+            .iter()
+            .map(|target| {
+                let known = upstreams.entry(target.address);
+                Rc::clone(known.or_insert_with(|| Rc::new(Upstream::new(target.address))))
+            })
+            .collect(),
+        cell: registry.cell(worker, &port.route, arm),
+    };
+    let stable = arm(Arm::Stable, &port.stable);
+    let canary = arm(Arm::Canary, &port.canary);
+    PortView { port: Arc::clone(port), stable, canary }
+}

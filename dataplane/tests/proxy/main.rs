@@ -1,0 +1,8 @@
+//! The real proxy in-process, over real sockets. One binary, so that it links once.
+#![allow(unreachable_pub, reason = "the modules of a test binary share one harness")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
+
+mod common;
+mod configuration;
+mod life;
+mod requests;
