@@ -1,1 +1,406 @@
-//! To be written.
+//! Asks Prometheus for the metrics of a release and says what came of it.
+//!
+//! A [`Reading`] is a number only if there is exactly one, finite and fresh; everything else is told apart by what has
+//! to happen next: traffic has to come, a person has to change something, or the server has to come back. No range is
+//! compared here and nothing is decided; that is `rollout`'s. Every number, name and query may be wrong: none panics.
+//!
+//! Order: types, then [`Measurer`], then the window. `builtin` and `template` make queries, `prometheus` asks them.
+
+mod builtin;
+mod prometheus;
+mod promql;
+mod template;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future;
+use reqwest::Url;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use crate::outbound::{self, Outbound};
+use prometheus::{Problem, Sample};
+pub use template::TemplateError;
+use template::Values;
+
+/// Fewer requests of the canary in the window are no evidence, whatever their outcome.
+pub const DEFAULT_MIN_REQUESTS: u64 = 3;
+/// For one measurement, waiting for a turn included: Prometheus' own default for slow queries would outlast intervals.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Shortest window that is chosen without being asked for (DESIGN §10).
+const WINDOW_MIN: Duration = Duration::from_secs(10);
+/// Scrapes that a window chosen here spans at least, so that one lost scrape does not empty it.
+const WINDOW_SCRAPES: u32 = 4;
+/// Scrapes after which a weight has evidence of its own.
+const EVIDENCE_SCRAPES: u32 = 3;
+/// Queries under way at one server; the others wait.
+const CONCURRENT_PER_SERVER: usize = 16;
+/// Servers that are remembered before idle ones are forgotten.
+const SERVERS_REMEMBERED: usize = 64;
+
+/// What one query came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reading {
+    /// One finite, fresh number.
+    Value(f64),
+    /// The query is fine, there was nothing to measure: no traffic, or too little.
+    NoData {
+        /// One sentence for people.
+        why: String,
+    },
+    /// A person has to change the metric, the template or the address.
+    Unusable {
+        /// One sentence for people: what was wrong and what was expected.
+        why: String,
+    },
+    /// The server could not be asked; it may answer later.
+    Unreachable {
+        /// One sentence for people.
+        why: String,
+    },
+}
+
+impl Reading {
+    /// The number, if it is one.
+    #[must_use]
+    pub const fn value(&self) -> Option<f64> {
+        match self {
+            Self::Value(value) => Some(*value),
+            Self::NoData { .. } | Self::Unusable { .. } | Self::Unreachable { .. } => None,
+        }
+    }
+
+    /// Why there is no number.
+    #[must_use]
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Value(_) => None,
+            Self::NoData { why } | Self::Unusable { why } | Self::Unreachable { why } => Some(why),
+        }
+    }
+
+    /// One word for conditions, Events and metric labels.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Value(_) => "Measured",
+            Self::NoData { .. } => "NoMetricData",
+            Self::Unusable { .. } => "MetricUnusable",
+            Self::Unreachable { .. } => "MetricsUnreachable",
+        }
+    }
+}
+
+/// A reading and what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measurement {
+    /// `metrics[].name`.
+    pub metric: String,
+    /// What the query came to.
+    pub reading: Reading,
+    /// Requests of the canary in the window, for built-ins that Prometheus answered.
+    pub requests: Option<f64>,
+}
+
+/// One metric of one Canary, as plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricRequest {
+    /// `metrics[].name`.
+    pub metric: String,
+    /// Where the query comes from.
+    pub source: Source,
+    /// What is measured.
+    pub subject: Subject,
+    /// `metrics[].interval`.
+    pub declared_window: Option<Duration>,
+    /// `analysis.interval`.
+    pub analysis_interval: Duration,
+    /// Time since every proxy acknowledged the weight in force.
+    pub weight_age: Duration,
+    /// For built-ins: fewer requests in the window are [`Reading::NoData`].
+    pub min_requests: u64,
+}
+
+/// Where a query comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Over the proxies' series, at the operator's metrics server.
+    BuiltIn(BuiltIn),
+    /// `spec` of a `MetricTemplate`.
+    Template {
+        /// Its name.
+        name: String,
+        /// `spec.query`.
+        query: String,
+        /// `spec.provider.address`; the operator's metrics server if absent.
+        address: Option<String>,
+        /// `metrics[].templateVariables`.
+        variables: BTreeMap<String, String>,
+    },
+    /// `templateRef` names a `MetricTemplate` that is not there.
+    Missing {
+        /// The name.
+        name: String,
+    },
+}
+
+/// The metrics that need no template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BuiltIn {
+    /// Percent of answers that were not 5xx.
+    RequestSuccessRate,
+    /// 99th percentile in milliseconds, interpolated inside the histogram's buckets.
+    RequestDuration,
+}
+
+impl BuiltIn {
+    /// The built-in of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "request-success-rate" => Some(Self::RequestSuccessRate),
+            "request-duration" => Some(Self::RequestDuration),
+            _ => None,
+        }
+    }
+
+    /// Unit of its values.
+    #[must_use]
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::RequestSuccessRate => "%",
+            Self::RequestDuration => "ms",
+        }
+    }
+
+    /// A value for people: `94.81 %`, `182 ms`.
+    #[must_use]
+    pub fn show(self, value: f64) -> String {
+        match self {
+            // Cut, not rounded: 99.999 % with a failure must not read as 100 %.
+            Self::RequestSuccessRate => format!("{:.2} %", (value * 100.0).floor() / 100.0),
+            Self::RequestDuration if value < 10.0 => format!("{value:.1} ms"),
+            Self::RequestDuration => format!("{value:.0} ms"),
+        }
+    }
+}
+
+/// The release that is measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The Canary's namespace.
+    pub namespace: String,
+    /// The Canary's name.
+    pub name: String,
+    /// The Deployment's name.
+    pub target: String,
+    /// The Service's name.
+    pub service: String,
+    /// Pod-template hash under test.
+    pub canary_revision: String,
+}
+
+/// What is the same for all measurements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// URL of the Prometheus that scrapes the proxies (`--metrics-server`).
+    pub metrics_server: String,
+    /// How often it scrapes them (`--scrape-interval`).
+    pub scrape_interval: Duration,
+}
+
+/// Checks a template without asking anyone.
+///
+/// # Errors
+/// [`TemplateError`], as at the first measurement.
+pub fn check_template(query: &str, variables: &BTreeMap<String, String>) -> Result<(), TemplateError> {
+    let values =
+        Values { namespace: "default", name: "web", target: "web", service: "web", interval: "10s", variables };
+    template::render(query, &values).map(drop)
+}
+
+/// Measures; clones share connections and limits.
+#[derive(Clone, Debug)]
+pub struct Measurer {
+    outbound: Outbound,
+    settings: Arc<Settings>,
+    turns: Arc<Turns>,
+    deadline: Duration,
+}
+
+impl Measurer {
+    /// Nothing is asked yet: a wrong address shows in each measurement.
+    #[must_use]
+    pub fn new(outbound: Outbound, settings: Settings) -> Self {
+        Self { outbound, settings: Arc::new(settings), turns: Arc::default(), deadline: DEADLINE }
+    }
+
+    /// A weight younger than this has no evidence of its own: a value may fail a check earlier, but must not pass one.
+    #[must_use]
+    pub fn evidence_after(&self) -> Duration {
+        self.settings.scrape_interval * EVIDENCE_SCRAPES
+    }
+
+    /// All of `requests` at once, in their order. Takes at most 5 s; dropping the future ends the queries.
+    pub async fn measure_all(&self, requests: &[MetricRequest]) -> Vec<Measurement> {
+        future::join_all(requests.iter().map(|request| self.measure(request))).await
+    }
+
+    /// Takes at most 5 s; dropping the future ends the query.
+    pub async fn measure(&self, request: &MetricRequest) -> Measurement {
+        let result = match &request.source {
+            Source::BuiltIn(metric) => self.built_in(*metric, request).await,
+            Source::Template { name, query, address, variables } => {
+                let value = self.template(request, query, address.as_deref(), variables).await;
+                value.map(|value| (value, None)).map_err(|problem| problem.about(&format!("MetricTemplate {name}: ")))
+            }
+            Source::Missing { name } => Err(Problem::Unusable(format!(
+                "MetricTemplate {name} does not exist in namespace {}",
+                request.subject.namespace
+            ))),
+        };
+        let (reading, requests) = match result {
+            Ok((value, requests)) => (Reading::Value(value), requests),
+            Err(problem) => (problem.about(&format!("metric {}: ", request.metric)).into(), None),
+        };
+        Measurement { metric: request.metric.clone(), reading, requests }
+    }
+
+    async fn built_in(&self, metric: BuiltIn, request: &MetricRequest) -> Result<(f64, Option<f64>), Problem> {
+        let scrape_interval = self.settings.scrape_interval;
+        let window = built_in_window(request, scrape_interval);
+        let query = builtin::query(metric, &request.subject, window, scrape_interval);
+        let samples = self.ask(&self.settings.metrics_server, "--metrics-server", &query).await?;
+        let find = |reading| {
+            let labelled = |sample: &&Sample| sample.label(builtin::READING_LABEL) == Some(reading);
+            samples.iter().find(labelled).map(|sample| sample.value)
+        };
+        let Some(requests) = find(builtin::READING_REQUESTS) else {
+            return Err(Problem::NoData(format!(
+                "Prometheus has no requests of revision {} in the last {}; expected traffic at the canary's weight, and \
+                 the proxies scraped every {} (--scrape-interval)",
+                request.subject.canary_revision,
+                promql::duration(window),
+                promql::duration(scrape_interval)
+            )));
+        };
+        // At least one: 0/0 is NaN, and no traffic is not a broken answer.
+        if requests < request.min_requests.max(1) as f64 {
+            return Err(Problem::NoData(format!(
+                "{requests} requests of revision {} in the last {}; expected at least {} (a longer metrics[].interval \
+                 collects more)",
+                request.subject.canary_revision,
+                promql::duration(window),
+                request.min_requests.max(1)
+            )));
+        }
+        match find(builtin::READING_VALUE) {
+            Some(value) if value.is_finite() => Ok((value, Some(requests))),
+            Some(value) if value.is_nan() => {
+                Err(Problem::NoData("Prometheus answered NaN: the window holds no latencies yet".to_owned()))
+            }
+            Some(value) => Err(Problem::not_finite(value)),
+            None => Err(Problem::Unusable("Prometheus answered without the value that was asked for".to_owned())),
+        }
+    }
+
+    async fn template(
+        &self,
+        request: &MetricRequest,
+        query: &str,
+        address: Option<&str>,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<f64, Problem> {
+        let subject = &request.subject;
+        let values = Values {
+            namespace: &subject.namespace,
+            name: &subject.name,
+            target: &subject.target,
+            service: &subject.service,
+            interval: &promql::duration(wanted_window(request, self.settings.scrape_interval)),
+            variables,
+        };
+        let query =
+            template::render(query, &values).map_err(|error| Problem::Unusable(format!("spec.query, {error}")))?;
+        let (address, field) = match address {
+            Some(address) => (address, "spec.provider.address"),
+            None => (self.settings.metrics_server.as_str(), "--metrics-server"),
+        };
+        prometheus::single(&self.ask(address, field, &query).await?)
+    }
+
+    /// `field` is where the address was written.
+    async fn ask(&self, address: &str, field: &str, query: &str) -> Result<Vec<Sample>, Problem> {
+        let server = prometheus::endpoint(address)
+            .map_err(|problem| Problem::Unusable(format!("{field} '{address}': {problem}")))?;
+        let asked = tokio::time::timeout(self.deadline, async {
+            let turn = self.turns.take(&server).await;
+            let answer = prometheus::query(&self.outbound, &server, query, self.deadline).await;
+            drop(turn);
+            answer
+        });
+        asked.await.unwrap_or_else(|_| {
+            Err(Problem::Unreachable(format!(
+                "no answer from {} within {} s",
+                outbound::place(&server),
+                self.deadline.as_secs_f64()
+            )))
+        })
+    }
+}
+
+/// Turns at each server, so that a slow one holds up its own askers only.
+#[derive(Debug, Default)]
+struct Turns {
+    servers: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Turns {
+    async fn take(&self, server: &Url) -> Result<OwnedSemaphorePermit, AcquireError> {
+        let semaphore = {
+            let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+            if servers.len() >= SERVERS_REMEMBERED {
+                servers.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
+            }
+            let new = || Arc::new(Semaphore::new(CONCURRENT_PER_SERVER));
+            Arc::clone(servers.entry(outbound::place(server)).or_insert_with(new))
+        };
+        semaphore.acquire_owned().await
+    }
+}
+
+/// The window that was asked for, or the longest of the analysis interval, four scrapes and 10 s.
+fn wanted_window(request: &MetricRequest, scrape_interval: Duration) -> Duration {
+    let chosen = request.analysis_interval.max(scrape_interval * WINDOW_SCRAPES).max(WINDOW_MIN);
+    request.declared_window.unwrap_or(chosen)
+}
+
+/// The window of a built-in: as wanted, but not reaching back before the weight in force was acknowledged, so that a
+/// light step does not vouch for a heavier one; never below four scrapes, which keeps a young weight from being judged
+/// by one sample. Other revisions are kept out by their label, whatever the window.
+///
+/// Templates get their window whole: their series may be scraped at any interval, which we do not know.
+fn built_in_window(request: &MetricRequest, scrape_interval: Duration) -> Duration {
+    let floor = scrape_interval * WINDOW_SCRAPES;
+    // To the second: equal queries of one step hit Prometheus' caches, and people can read them.
+    let age = Duration::from_secs(request.weight_age.as_secs());
+    wanted_window(request, scrape_interval).min(age).max(floor)
+}
+
+impl From<Problem> for Reading {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::NoData(why) => Self::NoData { why },
+            Problem::Unusable(why) => Self::Unusable { why },
+            Problem::Unreachable(why) => Self::Unreachable { why },
+        }
+    }
+}
+
+#[cfg(test)]
+mod real;
+#[cfg(test)]
+mod tests;

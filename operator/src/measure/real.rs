@@ -1,0 +1,244 @@
+//! The built-in queries against a real Prometheus that scrapes an exporter of the test each second.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    process::Stdio,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use axum::{Router, http::StatusCode, routing};
+use proxy_api::metrics as series;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use super::{
+    tests::{mk_measurer, mk_request},
+    *,
+};
+
+const WINDOW: Duration = Duration::from_secs(8);
+/// Scrapes that surely span the window and the search for a value before it.
+const LONG: usize = 13;
+/// For whatever takes seconds on a healthy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An exporter whose text the test sets, and which counts how often it was scraped.
+struct Exporter {
+    address: SocketAddr,
+    text: Arc<Mutex<String>>,
+    status: Arc<AtomicU16>,
+    scrapes: watch::Receiver<usize>,
+    task: JoinHandle<()>,
+}
+
+impl Exporter {
+    async fn start() -> Self {
+        let (text, status) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicU16::new(200)));
+        let (count, scrapes) = watch::channel(0);
+        let (served, answered) = (Arc::clone(&text), Arc::clone(&status));
+        let handler = move || {
+            count.send_modify(|count| *count += 1);
+            let status = StatusCode::from_u16(answered.load(Ordering::SeqCst)).unwrap();
+            let text = served.lock().unwrap().clone();
+            async move { (status, text) }
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/metrics", routing::get(handler));
+        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, text, status, scrapes, task }
+    }
+
+    fn show(&self, lines: &[String]) {
+        *self.text.lock().unwrap() = lines.concat();
+    }
+
+    async fn scraped(&self, times: usize) {
+        let mut scrapes = self.scrapes.clone();
+        let target = *scrapes.borrow() + times;
+        let reached = tokio::time::timeout(PATIENCE, scrapes.wait_for(|count| *count >= target)).await;
+        reached.expect("Prometheus must scrape each second").unwrap();
+    }
+}
+
+impl Drop for Exporter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Prometheus {
+    url: String,
+    _process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Prometheus {
+    async fn start(exporters: &[&Exporter]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let targets: Vec<_> = exporters.iter().map(|exporter| format!("'{}'", exporter.address)).collect();
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: proxies, static_configs: [{{targets: [{}]}}]}}]\n",
+            targets.join(", ")
+        );
+        let file = folder.path().join("prometheus.yml");
+        std::fs::write(&file, config).unwrap();
+        let mut process = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
+            .arg("--web.listen-address=127.0.0.1:0")
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("prometheus must be installed: apt-get install prometheus");
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let listening = tokio::time::timeout(PATIENCE, async {
+            while let Some(line) = log.next_line().await.unwrap() {
+                if let Some((_, address)) = line.split_once(r#"msg="Listening on" address="#) {
+                    return address.trim().to_owned();
+                }
+            }
+            panic!("prometheus ended before it listened")
+        });
+        let address = listening.await.expect("prometheus must listen");
+        // Drained for ever, so that it never blocks on a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        Self { url: format!("http://{address}"), _process: process, _folder: folder }
+    }
+}
+
+fn labels(revision: &str) -> String {
+    format!(
+        r#"{}="shop",{}="web",service="web",{}="canary",{}="{revision}""#,
+        series::LABEL_NAMESPACE,
+        series::LABEL_CANARY,
+        series::LABEL_ARM,
+        series::LABEL_REVISION
+    )
+}
+
+fn requests(revision: &str, code: u16, count: u64) -> String {
+    format!("{}{{{},{}=\"{code}\"}} {count}\n", series::REQUESTS_TOTAL, labels(revision), series::LABEL_CODE)
+}
+
+fn durations(revision: &str, buckets: &[(&str, u64)]) -> String {
+    let mut text = String::new();
+    let name = series::REQUEST_DURATION_SECONDS;
+    for (bound, count) in buckets {
+        writeln!(text, "{name}_bucket{{{},le=\"{bound}\"}} {count}", labels(revision)).unwrap();
+    }
+    let total = buckets.last().map_or(0, |(_, count)| *count);
+    writeln!(text, "{name}_count{{{}}} {total}", labels(revision)).unwrap();
+    text
+}
+
+async fn measure(measurer: &Measurer, metric: BuiltIn, revision: &str) -> Measurement {
+    let mut request = mk_request(Source::BuiltIn(metric));
+    request.declared_window = Some(WINDOW);
+    request.subject.canary_revision = revision.to_owned();
+    measurer.measure(&request).await
+}
+
+#[tokio::test]
+async fn built_ins_count_exactly_what_happened_inside_the_window() {
+    let (steady, gappy) = (Exporter::start().await, Exporter::start().await);
+    let prometheus = Prometheus::start(&[&steady, &gappy]).await;
+    let measurer = mk_measurer(prometheus.url.clone());
+    let success = |revision: &'static str| measure(&measurer, BuiltIn::RequestSuccessRate, revision);
+
+    // Long before the window: what happened then must not count.
+    let slow_before = durations("mixed", &[("0.1", 0), ("0.25", 0), ("10", 5_000), ("+Inf", 5_000)]);
+    steady.show(&[
+        requests("mixed", 200, 1_000),
+        requests("mixed", 500, 900),
+        requests("reset", 200, 1_000),
+        slow_before,
+    ]);
+    gappy.show(&[requests("gap", 200, 1_000)]);
+    steady.scraped(LONG).await;
+
+    gappy.status.store(500, Ordering::SeqCst);
+    let show = |reset: String, broken: u64| {
+        steady.show(&[
+            reset,
+            requests("broken", 500, broken),
+            requests("mixed", 200, 1_080),
+            requests("mixed", 404, 10), // Born inside the window.
+            requests("mixed", 500, 905),
+            requests("mixed", 503, 5),   // Born inside the window.
+            requests("mixed", 0, 1_000), // Clients that went away speak neither for nor against.
+            requests("born", 200, 90),
+            requests("born", 502, 10),
+            durations("mixed", &[("0.1", 90), ("0.25", 100), ("10", 5_100), ("+Inf", 5_100)]),
+        ]);
+    };
+    show(requests("reset", 200, 7), 40);
+    steady.scraped(2).await;
+    show(requests("reset", 200, 16) + &requests("reset", 500, 1), 44);
+    steady.scraped(2).await;
+
+    let mixed = success("mixed").await;
+    assert_eq!((mixed.reading, mixed.requests), (Reading::Value(90.0), Some(100.0)), "80 + 10 good, 5 + 5 bad");
+    let broken = success("broken").await;
+    assert_eq!((broken.reading, broken.requests), (Reading::Value(0.0), Some(44.0)), "only 5xx reads 0 %, not nothing");
+    let born = success("born").await;
+    assert_eq!((born.reading, born.requests), (Reading::Value(90.0), Some(100.0)), "a counter's first sample counts");
+    let reset = success("reset").await;
+    assert_eq!((reset.reading, reset.requests), (Reading::Value(90.0), Some(10.0)), "a restarted proxy counts on");
+    let absent = success("absent").await.reading;
+    assert_eq!(absent.reason(), "NoMetricData", "{absent:?}");
+    let slow = measure(&measurer, BuiltIn::RequestDuration, "mixed").await;
+    let Reading::Value(p99_ms) = slow.reading else { panic!("{slow:?}") };
+    assert!((p99_ms - 235.0).abs() < 0.01, "99 of 100 lie at 9/10 between 100 and 250 ms: {p99_ms}");
+    assert_eq!(slow.requests, Some(100.0));
+
+    // Nothing more happens: no traffic is no evidence, neither good nor bad.
+    steady.scraped(LONG).await;
+    for metric in [BuiltIn::RequestSuccessRate, BuiltIn::RequestDuration] {
+        let idle = measure(&measurer, metric, "mixed").await.reading;
+        assert_eq!(idle.reason(), "NoMetricData", "{idle:?}");
+        assert!(idle.why().is_some_and(|why| why.contains("0 requests of revision mixed in the last 8s")), "{idle:?}");
+    }
+
+    // Prometheus sees nothing of 4,000 good requests; then come 10 bad ones.
+    gappy.show(&[requests("gap", 200, 5_000)]);
+    gappy.status.store(200, Ordering::SeqCst);
+    gappy.scraped(2).await;
+    gappy.show(&[requests("gap", 200, 5_000), requests("gap", 500, 10)]);
+    gappy.scraped(2).await;
+    let gap = success("gap").await;
+    assert_eq!((gap.reading, gap.requests), (Reading::Value(0.0), Some(10.0)), "the gap's traffic is not recent");
+}
+
+#[tokio::test]
+async fn a_real_refusal_shows_where_the_query_does_not_parse() {
+    let prometheus = Prometheus::start(&[]).await;
+    let measurer = mk_measurer(prometheus.url.clone());
+    let ask = |query: &str| {
+        let variables = BTreeMap::new();
+        let source = Source::Template { name: "t".to_owned(), query: query.to_owned(), address: None, variables };
+        let request = mk_request(source);
+        let measurer = measurer.clone();
+        async move { measurer.measure(&request).await.reading }
+    };
+    assert_eq!(ask("40 + 2").await, Reading::Value(42.0));
+    for (query, reason, expected) in [
+        ("sum(", "MetricUnusable", "the query does not parse: 1:5: parse error: "),
+        ("absent_series", "NoMetricData", "no result at present"),
+        ("0/0", "NoMetricData", "answered NaN"),
+        ("1/0", "MetricUnusable", "answered +Inf"),
+        ("\"text\"", "MetricUnusable", "a string"),
+        ("vector(1)[5s:1s]", "MetricUnusable", "(matrix)"),
+        (r#"label_replace(vector(1),"a","b","","") or vector(2)"#, "MetricUnusable", "2 series"),
+    ] {
+        let reading = ask(query).await;
+        assert_eq!(reading.reason(), reason, "{query}: {reading:?}");
+        assert!(reading.why().is_some_and(|why| why.contains(expected)), "{query}: {reading:?}");
+    }
+}
