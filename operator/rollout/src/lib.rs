@@ -20,6 +20,7 @@ mod reason;
 mod state;
 mod step;
 mod traffic;
+pub mod verdict;
 
 pub use decision::{CanaryPods, Decision, Desired, Happening, Hold, PrimarySelector};
 pub use observation::{
