@@ -1,0 +1,338 @@
+//! The publisher through a real gRPC client: fence, resume, isolation, acknowledgements.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt;
+use proxy_api::v1beta1::from_operator::Message as Down;
+use proxy_api::v1beta1::from_proxy::Message as Up;
+use proxy_api::v1beta1::{ArmCounters, FromOperator, FromProxy, Hello};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::server::generated::proxy_config_client::ProxyConfigClient;
+use super::*;
+use crate::identity::Identities;
+use crate::identity::tests::Table;
+
+/// Longer than anything here takes; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Operator {
+    publisher: Publisher,
+    metrics: Metrics,
+    endpoint: Endpoint,
+    stop: CancellationToken,
+    server: JoinHandle<Result<(), ServeError>>,
+}
+
+struct FakeProxy {
+    up: mpsc::Sender<FromProxy>,
+    down: Streaming<FromOperator>,
+}
+
+async fn mk_operator() -> Operator {
+    let metrics = Metrics::new();
+    let publisher = Publisher::new(&metrics);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let stop = CancellationToken::new();
+    let identities = Identities::with(Arc::new(Table::default()));
+    let server = tokio::spawn(serve(listener, None, identities, publisher.clone(), stop.clone()));
+    Operator { publisher, metrics, endpoint, stop, server }
+}
+
+impl Operator {
+    async fn connect(&self, namespace: &str, pod: &str) -> FakeProxy {
+        let token = format!("{namespace}/{pod}");
+        open(&self.endpoint, Some(&token), mk_hello(namespace, pod)).await.unwrap()
+    }
+
+    /// Waits until `wanted` holds.
+    async fn until(&self, wanted: impl Fn(&Publisher) -> bool) {
+        let mut changes = Box::pin(self.publisher.changes());
+        let wait = async {
+            while !wanted(&self.publisher) {
+                changes.next().await.unwrap();
+            }
+        };
+        timeout(PATIENCE, wait).await.unwrap();
+    }
+
+    fn ack_count(&self) -> u64 {
+        let text = self.metrics.encode();
+        let count = text.lines().find_map(|line| line.strip_prefix("sluice_operator_route_ack_seconds_count "));
+        count.unwrap().parse().unwrap()
+    }
+}
+
+async fn open(endpoint: &Endpoint, token: Option<&str>, first: Up) -> Result<FakeProxy, Status> {
+    let channel: Channel = endpoint.connect().await.unwrap();
+    let (up, receiver) = mpsc::channel(64);
+    up.send(FromProxy { message: Some(first) }).await.unwrap();
+    let mut request = Request::new(ReceiverStream::new(receiver));
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let down = ProxyConfigClient::new(channel).connect(request).await?.into_inner();
+    Ok(FakeProxy { up, down })
+}
+
+impl FakeProxy {
+    async fn next(&mut self) -> Option<Down> {
+        let message = timeout(PATIENCE, self.down.message()).await.unwrap();
+        message.ok().flatten().map(|message| message.message.unwrap())
+    }
+
+    async fn send(&self, message: Up) {
+        self.up.send(FromProxy { message: Some(message) }).await.unwrap();
+    }
+
+    async fn ack(&self, uid: &str, counter: u64, error: &str) {
+        self.send(Up::Ack(Ack { uid: uid.to_owned(), counter, error: error.to_owned() })).await;
+    }
+
+    /// Uids and counters of the Snapshot that must come next.
+    async fn snapshot(&mut self) -> BTreeMap<String, u64> {
+        match self.next().await {
+            Some(Down::Snapshot(snapshot)) => snapshot.routes.into_iter().map(|r| (r.uid, r.counter)).collect(),
+            other => panic!("no snapshot but {other:?}"),
+        }
+    }
+}
+
+fn mk_hello(namespace: &str, pod: &str) -> Up {
+    Up::Hello(Hello { pod: pod.to_owned(), namespace: namespace.to_owned(), version: "0".to_owned(), incarnation: 7 })
+}
+
+fn mk_route(namespace: &str, uid: &str, counter: u64) -> Route {
+    Route {
+        uid: uid.to_owned(),
+        counter,
+        namespace: namespace.to_owned(),
+        canary: format!("canary-{uid}"),
+        stable_revision: "old".to_owned(),
+        canary_revision: "new".to_owned(),
+        ..Route::default()
+    }
+}
+
+fn mk_counters(incarnation: u64, sequence: u64, uid: &str, started: u64) -> Up {
+    let arm = ArmCounters {
+        uid: uid.to_owned(),
+        revision: "new".to_owned(),
+        arm: Arm::Canary as i32,
+        started,
+        ..ArmCounters::default()
+    };
+    Up::Counters(Counters { incarnation, sequence, arms: vec![arm], ..Counters::default() })
+}
+
+#[tokio::test]
+async fn a_cold_replica_removes_no_route() {
+    let operator = mk_operator().await;
+    operator.publisher.set(mk_route("shop", "u1", 4));
+    let mut proxy = operator.connect("shop", "p1").await;
+    operator.until(|publisher| publisher.connected("shop").contains("p1")).await;
+    operator.publisher.set(mk_route("shop", "u2", 1));
+    operator.publisher.synced();
+    // Had it been sent when the stream began, u2 would be missing.
+    assert_eq!(proxy.snapshot().await, BTreeMap::from([("u1".to_owned(), 4), ("u2".to_owned(), 1)]));
+}
+
+#[tokio::test]
+async fn changes_follow_the_snapshot_one_by_one() {
+    let operator = mk_operator().await;
+    operator.publisher.synced();
+    operator.publisher.set(mk_route("shop", "u1", 1));
+    let mut proxy = operator.connect("shop", "p1").await;
+    assert_eq!(proxy.snapshot().await.len(), 1);
+
+    assert_eq!(operator.publisher.set(mk_route("shop", "u1", 1)), SetOutcome::Unchanged);
+    assert_eq!(operator.publisher.set(mk_route("shop", "u1", 2)), SetOutcome::Set);
+    assert_eq!(proxy.next().await, Some(Down::Upsert(mk_route("shop", "u1", 2))));
+    assert!(operator.publisher.remove("u1"));
+    assert!(matches!(proxy.next().await, Some(Down::Remove(removal)) if removal.uid == "u1"));
+    assert!(!operator.publisher.remove("u1"));
+}
+
+#[tokio::test]
+async fn an_older_counter_is_refused_and_other_endpoints_are_not() {
+    let publisher = Publisher::new(&Metrics::new());
+    publisher.set(mk_route("shop", "u1", 5));
+    assert_eq!(publisher.set(mk_route("shop", "u1", 4)), SetOutcome::Older);
+    assert_eq!(publisher.get("u1").map(|route| route.counter), Some(5));
+    let elsewhere = Route { service: "web".to_owned(), ..mk_route("shop", "u1", 5) };
+    assert_eq!(publisher.set(elsewhere), SetOutcome::Set);
+}
+
+#[tokio::test]
+async fn a_proxy_gets_the_routes_of_its_own_namespace_only() {
+    let operator = mk_operator().await;
+    operator.publisher.synced();
+    operator.publisher.set(mk_route("shop", "u1", 1));
+    operator.publisher.set(mk_route("bank", "u2", 1));
+    let mut proxy = operator.connect("shop", "p1").await;
+    assert_eq!(proxy.snapshot().await.into_keys().collect::<Vec<_>>(), ["u1"]);
+    operator.publisher.set(mk_route("bank", "u2", 2));
+    operator.publisher.set(mk_route("shop", "u1", 2));
+    assert_eq!(proxy.next().await, Some(Down::Upsert(mk_route("shop", "u1", 2))));
+}
+
+#[tokio::test]
+async fn a_stream_without_a_fitting_identity_is_refused() {
+    let operator = mk_operator().await;
+    let hello = || mk_hello("shop", "p1");
+    let ack = Up::Ack(Ack::default());
+    for (token, first, code) in [
+        (None, hello(), Code::Unauthenticated),
+        (Some("junk"), hello(), Code::Unauthenticated),
+        (Some("shop/p2"), hello(), Code::PermissionDenied),
+        (Some("bank/p1"), hello(), Code::PermissionDenied),
+        (Some("shop/p1"), ack, Code::InvalidArgument),
+    ] {
+        let refused = open(&operator.endpoint, token, first).await.err().map(|status| status.code());
+        assert_eq!(refused, Some(code), "{token:?}");
+    }
+    assert!(operator.publisher.connected("shop").is_empty());
+}
+
+#[tokio::test]
+async fn a_counter_is_in_force_once_every_connected_proxy_has_applied_it() {
+    let operator = mk_operator().await;
+    let publisher = &operator.publisher;
+    publisher.synced();
+    publisher.set(mk_route("shop", "u1", 1));
+    assert!(!publisher.in_force("u1", 1), "nobody is connected");
+    let (one, two) = (operator.connect("shop", "p1").await, operator.connect("shop", "p2").await);
+    operator.until(|publisher| publisher.connected("shop").len() == 2).await;
+    publisher.set(mk_route("shop", "u1", 2));
+
+    one.ack("u1", 2, "").await;
+    two.ack("u1", 2, "port 15000 is taken").await;
+    operator.until(|publisher| publisher.acked("u1").len() == 2).await;
+    let refused = ProxyAck { pod: "p2".to_owned(), counter: 2, error: "port 15000 is taken".to_owned() };
+    assert_eq!(publisher.acked("u1")[1], refused);
+    assert!(!publisher.in_force("u1", 2));
+    assert_eq!(operator.ack_count(), 0);
+
+    two.ack("u1", 2, "").await;
+    operator.until(|publisher| publisher.in_force("u1", 2)).await;
+    assert!(!publisher.in_force("u1", 3));
+    assert_eq!(operator.ack_count(), 1);
+    two.ack("u1", 2, "").await;
+    two.ack("u1", 3, "").await;
+    operator.until(|publisher| publisher.acked("u1")[1].counter == 3).await;
+    assert_eq!(operator.ack_count(), 1, "one change of a route is measured once");
+}
+
+#[tokio::test]
+async fn a_proxy_that_goes_is_waited_for_no_longer() {
+    let operator = mk_operator().await;
+    let publisher = &operator.publisher;
+    publisher.synced();
+    publisher.set(mk_route("shop", "u1", 1));
+    let (one, two) = (operator.connect("shop", "p1").await, operator.connect("shop", "p2").await);
+    operator.until(|publisher| publisher.connected("shop").len() == 2).await;
+    publisher.set(mk_route("shop", "u1", 2));
+    one.ack("u1", 2, "").await;
+    operator.until(|publisher| publisher.acked("u1").len() == 1).await;
+    drop(two);
+    operator.until(|publisher| publisher.in_force("u1", 2)).await;
+    assert_eq!(operator.ack_count(), 1);
+    assert!(operator.metrics.encode().contains("sluice_operator_proxies 1"));
+}
+
+#[tokio::test]
+async fn a_new_stream_starts_from_a_snapshot_and_replaces_the_old_one() {
+    let operator = mk_operator().await;
+    operator.publisher.synced();
+    operator.publisher.set(mk_route("shop", "u1", 1));
+    let mut old = operator.connect("shop", "p1").await;
+    old.snapshot().await;
+    old.ack("u1", 1, "").await;
+    operator.until(|publisher| publisher.in_force("u1", 1)).await;
+
+    operator.publisher.set(mk_route("shop", "u2", 1));
+    let mut new = operator.connect("shop", "p1").await;
+    assert_eq!(new.snapshot().await.len(), 2);
+    assert!(!operator.publisher.in_force("u1", 1), "what the old stream said does not count");
+    while old.next().await.is_some() {}
+    assert_eq!(operator.publisher.connected("shop").len(), 1);
+    new.ack("u1", 1, "").await;
+    operator.until(|publisher| publisher.in_force("u1", 1)).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_replica_ends_its_streams() {
+    let operator = mk_operator().await;
+    operator.publisher.synced();
+    let mut proxy = operator.connect("shop", "p1").await;
+    proxy.snapshot().await;
+    operator.stop.cancel();
+    assert_eq!(proxy.next().await, None);
+    timeout(PATIENCE, operator.server).await.unwrap().unwrap().unwrap();
+    assert!(operator.publisher.connect(Proxy { namespace: "a".to_owned(), pod: "b".to_owned() }, 1).is_none());
+}
+
+#[tokio::test]
+async fn counters_of_foreign_routes_and_processes_are_not_taken() {
+    let operator = mk_operator().await;
+    let publisher = &operator.publisher;
+    publisher.set(mk_route("shop", "u1", 1));
+    publisher.set(mk_route("bank", "u2", 1));
+    let proxy = operator.connect("shop", "p1").await;
+    proxy.send(mk_counters(7, 1, "u2", 1_000)).await;
+    proxy.send(mk_counters(8, 2, "u1", 1_000)).await;
+    proxy.send(mk_counters(7, 3, "u1", 12)).await;
+    // Messages of a stream are taken in order: with this one taken the others were too.
+    proxy.ack("u1", 1, "").await;
+    operator.until(|publisher| publisher.acked("u1").len() == 1).await;
+    assert_eq!(publisher.totals("u1", "new", Arm::Canary).started, 12);
+    assert_eq!(publisher.totals("u2", "new", Arm::Canary).started, 0);
+}
+
+#[test]
+fn a_slow_proxy_gets_a_snapshot_instead_of_a_long_queue() {
+    for (routes, expected) in [(64, "upserts"), (65, "snapshot")] {
+        let publisher = Publisher::new(&Metrics::new());
+        publisher.synced();
+        let proxy = Proxy { namespace: "shop".to_owned(), pod: "p1".to_owned() };
+        let key = publisher.connect(proxy, 1).unwrap();
+        let mut kinds = Vec::new();
+        assert!(matches!(publisher.take(&key), Next::Message(_)), "the first snapshot");
+        for number in 0..routes {
+            publisher.set(mk_route("shop", &format!("u{number}"), 1));
+        }
+        while let Next::Message(message) = publisher.take(&key) {
+            kinds.push(matches!(message.message, Some(Down::Upsert(_))));
+        }
+        match expected {
+            "upserts" => assert_eq!(kinds, vec![true; routes]),
+            _ => assert_eq!(kinds, [false]),
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_of_changes_is_told_of_every_canary() {
+    let publisher = Publisher::new(&Metrics::new());
+    publisher.set(mk_route("shop", "u1", 1));
+    publisher.set(mk_route("bank", "u2", 1));
+    let mut changes = Box::pin(publisher.changes());
+    let proxy = Proxy { namespace: "shop".to_owned(), pod: "p1".to_owned() };
+    for _ in 0..=CHANGES_BEHIND {
+        publisher.connect(proxy.clone(), 1).unwrap();
+    }
+    let mut told = BTreeSet::new();
+    while let Some(Some(change)) = changes.next().now_or_never() {
+        told.insert(change.canary);
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), ["canary-u1", "canary-u2"]);
+}
