@@ -28,6 +28,12 @@ pub struct Output {
     pub err: String,
 }
 
+/// A kubectl to run by hand: the local cluster's, or with `is_foreign` the one on the PATH.
+#[must_use]
+pub fn command(is_foreign: bool) -> std::process::Command {
+    if is_foreign { std::process::Command::new("kubectl") } else { cluster::kubectl() }
+}
+
 /// Runs kubectl with `arguments` and `input` on its standard input.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod cluster;
+pub mod demo;
 pub mod echo;
 pub mod fake_prometheus;
 pub mod images;

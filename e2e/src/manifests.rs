@@ -66,8 +66,14 @@ impl Manifests {
 
     /// Commits another image tag.
     #[must_use]
-    pub fn version(mut self, tag: &str) -> Self {
-        self.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("{IMAGE}:{tag}"));
+    pub fn version(self, tag: &str) -> Self {
+        self.image(&format!("{IMAGE}:{tag}"))
+    }
+
+    /// Commits another image.
+    #[must_use]
+    pub fn image(mut self, image: &str) -> Self {
+        self.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
         self
     }
 

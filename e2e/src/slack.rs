@@ -42,12 +42,10 @@ pub struct Message {
 }
 
 impl Message {
-    /// Every text in the message, one a line, as a reader would see it.
+    /// As [`text`].
     #[must_use]
     pub fn text(&self) -> String {
-        let mut lines = Vec::new();
-        collect(&self.body, &mut lines);
-        lines.join("\n")
+        text(&self.body)
     }
 }
 
@@ -115,6 +113,14 @@ async fn handle(state: Arc<State>, request: Request<Bytes>) -> Response<Full<Byt
         Behaviour::Refuse(status) => server::typed(status, "text/plain", "no"),
         Behaviour::Hang => std::future::pending().await,
     }
+}
+
+/// Every text in the body of a message, one a line, as a reader would see it.
+#[must_use]
+pub fn text(body: &Value) -> String {
+    let mut lines = Vec::new();
+    collect(body, &mut lines);
+    lines.join("\n")
 }
 
 /// Slack shows `text`, `title`, `pretext` and `value`, wherever they stand.

@@ -26,6 +26,8 @@ pub struct Report {
     pub requests: u64,
     /// Complete answers with 500 or above.
     pub server_errors: u64,
+    /// Those by the version that gave them; empty for answers that no version gave.
+    pub errors_by_version: BTreeMap<String, u64>,
     /// Requests without a complete answer, by kind.
     pub failures: BTreeMap<Failure, u64>,
     /// Complete answers, whatever their status, by the version that gave them.
@@ -43,7 +45,10 @@ impl Report {
         self.requests += 1;
         match answer {
             Ok((status, version)) => {
-                self.server_errors += u64::from(status >= 500);
+                if status >= 500 {
+                    self.server_errors += 1;
+                    *self.errors_by_version.entry(version.clone()).or_default() += 1;
+                }
                 *self.by_version.entry(version).or_default() += 1;
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 *self.latency.entry(latency::index(micros)).or_default() += 1;
@@ -78,6 +83,14 @@ impl Report {
         if all == 0 { 0.0 } else { 100.0 * self.of(version) as f64 / all as f64 }
     }
 
+    /// Percent of the complete answers of `version` that were below 500; `None` without any.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "request counts stay far below 2^52")]
+    pub fn success_percent(&self, version: &str) -> Option<f64> {
+        let (all, failed) = (self.of(version), self.errors_by_version.get(version).copied().unwrap_or(0));
+        (all > 0).then(|| 100.0 * (all - failed) as f64 / all as f64)
+    }
+
     /// The latency that `percent` of the complete answers stayed below; zero without any.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "request counts stay far below 2^52")]
@@ -100,6 +113,7 @@ impl Report {
         Self {
             requests: self.requests - earlier.requests,
             server_errors: self.server_errors - earlier.server_errors,
+            errors_by_version: difference(&self.errors_by_version, &earlier.errors_by_version),
             failures: difference(&self.failures, &earlier.failures),
             by_version: difference(&self.by_version, &earlier.by_version),
             returned: self.returned - earlier.returned,
@@ -111,10 +125,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, server_errors, failures, by_version, returned, skipped, latency: _ } = self;
+        let Self { requests, server_errors, errors_by_version, failures, by_version, returned, skipped, latency: _ } =
+            self;
         write!(out, "{requests} requests, {} lost", self.lost())?;
         if self.lost() > 0 {
-            write!(out, " ({server_errors} answers ≥ 500, {failures:?})")?;
+            write!(out, " ({server_errors} answers ≥ 500: {errors_by_version:?}, {failures:?})")?;
         }
         write!(out, ", p50 {:.1?}, p99 {:.1?}, by version {by_version:?}", self.quantile(50.0), self.quantile(99.0))?;
         if *returned > 0 || *skipped > 0 {
@@ -165,6 +180,7 @@ mod tests {
         let earlier = report.clone();
         answer(&mut report, 500, "v2", 1);
         let difference = report.since(&earlier);
+        assert_eq!(difference.success_percent("v2"), Some(0.0));
         assert_eq!((difference.requests, difference.lost(), difference.of("v1"), difference.of("v2")), (1, 1, 0, 1));
     }
 }
