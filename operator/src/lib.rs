@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod alerts;
+pub mod api;
 pub mod args;
 pub mod authority;
 pub mod controller;

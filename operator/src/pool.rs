@@ -1,1 +1,325 @@
-//! To be written.
+//! The proxies of a namespace: objects built from its ProxyPool, and the few writes that keep them so.
+//!
+//! `build` (in `pool/build.rs`) is pure. The effects compare with the cached objects first: an idle pool costs no request.
+//! The pool may not be taken away while a Service still sends traffic to it; the order is the caller's.
+
+mod build;
+
+use std::collections::BTreeMap;
+
+use crds::{
+    ProxyPool, ProxyPoolSpec, ProxyPoolStatus,
+    names::{FIELD_MANAGER, FINALIZER, POOL_DEFAULT, POOL_NAME},
+};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::build::{CA_CONFIG_MAP, build};
+use crate::{
+    api::{self, ApiError, call},
+    table::Table,
+};
+
+/// On each object of the pool: digest of what we applied. It shows a change that the comparison of fields cannot see: a
+/// field that we no longer set.
+const ANNOTATION_APPLIED: &str = "sluice.dev/applied";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// What the operator's own flags say about proxies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Image of the proxies.
+    pub image: String,
+    /// `Always`, `IfNotPresent` or `Never`; Kubernetes' default if absent.
+    pub image_pull_policy: Option<String>,
+    /// `host:port` under which proxies find every operator replica.
+    pub operator: String,
+    /// The operator's CA certificates, PEM.
+    pub ca_bundle: String,
+    /// Put the `prometheus.io/*` annotations on the proxies.
+    pub scrape: bool,
+}
+
+/// The objects of a pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolObjects {
+    /// Identity of the proxies; it has no rights, and no token of the API server is mounted.
+    pub service_account: ServiceAccount,
+    /// The operator's CA.
+    pub config_map: ConfigMap,
+    /// The proxies.
+    pub deployment: Deployment,
+    /// Lets a drained node take one proxy at a time.
+    pub disruption_budget: PodDisruptionBudget,
+}
+
+/// The objects of a pool as cached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolSeen<'a> {
+    /// ServiceAccount `sluice-proxy`.
+    pub service_account: Option<&'a ServiceAccount>,
+    /// ConfigMap [`CA_CONFIG_MAP`].
+    pub config_map: Option<&'a ConfigMap>,
+    /// Deployment `sluice-proxy`.
+    pub deployment: Option<&'a Deployment>,
+    /// PodDisruptionBudget `sluice-proxy`.
+    pub disruption_budget: Option<&'a PodDisruptionBudget>,
+}
+
+/// Sees to ProxyPool `default`: created if there is none (`seen` is the cached one), and with our finalizer, because
+/// its deletion would take the proxies from under routed Services.
+///
+/// # Errors
+/// As [`api::call`]; a conflict means that the cache is behind: start over.
+pub async fn ensure_default(client: &Client, namespace: &str, seen: Option<&ProxyPool>) -> Result<ProxyPool, ApiError> {
+    let pools = Api::<ProxyPool>::namespaced(client.clone(), namespace);
+    let Some(seen) = seen else {
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        return call("create ProxyPool default", pools.create(&params, &default_pool(namespace))).await;
+    };
+    if seen.finalizers().iter().any(|finalizer| finalizer == FINALIZER) || seen.metadata.deletion_timestamp.is_some() {
+        return Ok(seen.clone());
+    }
+    set_finalizers(&pools, seen, &[seen.finalizers(), &[FINALIZER.to_owned()]].concat()).await
+}
+
+fn default_pool(namespace: &str) -> ProxyPool {
+    // The schema's own defaults speak for the fields that are left out.
+    let spec = serde_json::from_value::<ProxyPoolSpec>(serde_json::json!({})).expect("every field has a default");
+    ProxyPool {
+        metadata: ObjectMeta {
+            name: Some(POOL_DEFAULT.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned())])),
+            finalizers: Some(vec![FINALIZER.to_owned()]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    }
+}
+
+async fn set_finalizers(
+    pools: &Api<ProxyPool>,
+    pool: &ProxyPool,
+    finalizers: &[String],
+) -> Result<ProxyPool, ApiError> {
+    let patch = serde_json::json!({
+        "metadata": { "resourceVersion": pool.resource_version(), "finalizers": finalizers }
+    });
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    call("set the finalizer of ProxyPool default", pools.patch(POOL_DEFAULT, &params, &Patch::Merge(patch))).await
+}
+
+/// Applies the objects of a pool that are not as they should be, the identity first. True if something was written.
+///
+/// # Errors
+/// As [`api::call`].
+pub async fn ensure(client: &Client, objects: &PoolObjects, seen: &PoolSeen<'_>) -> Result<bool, ApiError> {
+    let PoolObjects { service_account, config_map, deployment, disruption_budget } = objects;
+    let account = ensure_one(client, service_account, seen.service_account).await?;
+    let ca = ensure_one(client, config_map, seen.config_map).await?;
+    let proxies = ensure_one(client, deployment, seen.deployment).await?;
+    let budget = ensure_one(client, disruption_budget, seen.disruption_budget).await?;
+    Ok(account || ca || proxies || budget)
+}
+
+async fn ensure_one<K>(client: &Client, desired: &K, seen: Option<&K>) -> Result<bool, ApiError>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    if seen.is_some_and(|seen| !is_outdated(desired, seen)) {
+        return Ok(false);
+    }
+    let namespace = desired.namespace().unwrap_or_default();
+    api::apply(&Api::<K>::namespaced(client.clone(), &namespace), desired).await?;
+    Ok(true)
+}
+
+/// Quantities are compared by the digest alone: the API server rewrites `1000m` to `1`, and it would be written for ever.
+fn is_outdated<K: Resource + Serialize>(desired: &K, seen: &K) -> bool {
+    let applied = |object: &K| object.annotations().get(ANNOTATION_APPLIED).cloned();
+    applied(desired) != applied(seen) || api::differs(&without_resources(desired), seen)
+}
+
+fn without_resources(object: &impl Serialize) -> serde_json::Value {
+    let mut value = serde_json::to_value(object).expect("a Kubernetes object has a JSON form");
+    let containers = value.pointer_mut("/spec/template/spec/containers").and_then(serde_json::Value::as_array_mut);
+    for container in containers.into_iter().flatten() {
+        container.as_object_mut().and_then(|container| container.remove("resources"));
+    }
+    value
+}
+
+/// Writes ProxyPool's status, the table for people, if it has changed. True if it was written.
+///
+/// # Errors
+/// As [`api::call`].
+pub async fn mirror(
+    client: &Client,
+    pool: &ProxyPool,
+    table: &Table,
+    deployment: Option<&Deployment>,
+) -> Result<bool, ApiError> {
+    let status = status(pool, table, deployment);
+    if pool.status.as_ref() == Some(&status) {
+        return Ok(false);
+    }
+    let pools = Api::<ProxyPool>::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
+    // A merge patch keeps keys that it does not name: a port that was given back is taken out by name.
+    let gone = pool.status.iter().flat_map(|old| old.ports.keys()).filter(|key| !status.ports.contains_key(*key));
+    let gone: Vec<_> = gone.cloned().collect();
+    let mut value = serde_json::to_value(&status).expect("a status has a JSON form");
+    for key in gone {
+        value["ports"][key] = serde_json::Value::Null;
+    }
+    let patch = Patch::Merge(serde_json::json!({ "status": value }));
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    call("write the status of ProxyPool default", pools.patch_status(POOL_DEFAULT, &params, &patch)).await?;
+    Ok(true)
+}
+
+fn status(pool: &ProxyPool, table: &Table, deployment: Option<&Deployment>) -> ProxyPoolStatus {
+    let ready = deployment.and_then(|deployment| deployment.status.as_ref()?.ready_replicas);
+    let ports: BTreeMap<_, _> = table
+        .routes
+        .iter()
+        .map(|(key, port)| (format!("{}:{}/{}", key.service, key.port, key.protocol), i32::from(*port)))
+        .collect();
+    ProxyPoolStatus {
+        observed_generation: pool.metadata.generation.unwrap_or_default(),
+        ready_replicas: ready.unwrap_or_default(),
+        routes: i32::try_from(ports.len()).unwrap_or(i32::MAX),
+        ports,
+    }
+}
+
+/// Whether the proxies, as `objects` wants them, are all there and available.
+#[must_use]
+pub fn is_ready(deployment: Option<&Deployment>, objects: &PoolObjects) -> bool {
+    let Some(seen) = deployment.filter(|seen| !is_outdated(&objects.deployment, *seen)) else { return false };
+    let wanted = objects.deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+    let status = seen.status.clone().unwrap_or_default();
+    status.observed_generation >= seen.metadata.generation
+        && status.updated_replicas.unwrap_or_default() >= wanted
+        && status.available_replicas.unwrap_or_default() >= wanted
+}
+
+/// Takes the pool away; for the namespace's last Canary, after the drain. A ProxyPool that a user wrote stays, without
+/// proxies. Idempotent; true if something was there to delete.
+///
+/// # Errors
+/// As [`api::call`]; a conflict means that the cache is behind: start over.
+pub async fn remove(
+    client: &Client,
+    namespace: &str,
+    pool: Option<&ProxyPool>,
+    seen: &PoolSeen<'_>,
+) -> Result<bool, ApiError> {
+    let budget = api::delete(&Api::namespaced(client.clone(), namespace), seen.disruption_budget).await?;
+    let proxies = api::delete(&Api::namespaced(client.clone(), namespace), seen.deployment).await?;
+    let ca = api::delete(&Api::namespaced(client.clone(), namespace), seen.config_map).await?;
+    let account = api::delete(&Api::namespaced(client.clone(), namespace), seen.service_account).await?;
+    let Some(pool) = pool else { return Ok(budget || proxies || ca || account) };
+    let pools = Api::<ProxyPool>::namespaced(client.clone(), namespace);
+    if pool.labels().get(MANAGED_BY).is_some_and(|manager| manager == FIELD_MANAGER) {
+        api::delete(&pools, Some(pool)).await?;
+    }
+    let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
+    if others.len() < pool.finalizers().len() {
+        drop_finalizer(&pools, &others).await?;
+    }
+    Ok(true)
+}
+
+/// Without a test of the version: the deletion just before has changed it.
+async fn drop_finalizer(pools: &Api<ProxyPool>, others: &[String]) -> Result<(), ApiError> {
+    let patch = Patch::Merge(serde_json::json!({ "metadata": { "finalizers": others } }));
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match call("drop the finalizer of ProxyPool default", pools.patch(POOL_DEFAULT, &params, &patch)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Name of the pool's Deployment and of what belongs to it; re-exported for the callers' caches.
+pub const NAME: &str = POOL_NAME;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        build::fixtures::{mk_pool, mk_settings},
+        *,
+    };
+
+    fn seen(change: impl FnOnce(&mut serde_json::Value)) -> Deployment {
+        let mut value = serde_json::to_value(build(&mk_pool(json!({})), &mk_settings()).deployment).unwrap();
+        value["metadata"]["generation"] = json!(3);
+        value["status"] =
+            json!({ "observedGeneration": 3, "updatedReplicas": 2, "availableReplicas": 2, "readyReplicas": 2 });
+        change(&mut value);
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_pool_is_ready_when_this_very_template_is_available_in_full() {
+        let objects = build(&mk_pool(json!({})), &mk_settings());
+        assert!(is_ready(Some(&seen(|_| ())), &objects));
+        assert!(!is_ready(None, &objects));
+        assert!(!is_ready(Some(&seen(|value| value["status"]["observedGeneration"] = json!(2))), &objects));
+        assert!(!is_ready(Some(&seen(|value| value["status"]["updatedReplicas"] = json!(1))), &objects));
+        assert!(!is_ready(Some(&seen(|value| value["status"]["availableReplicas"] = json!(1))), &objects));
+        let other = build(&mk_pool(json!({})), &PoolSettings { image: "other".to_owned(), ..mk_settings() });
+        assert!(!is_ready(Some(&seen(|_| ())), &other));
+    }
+
+    #[test]
+    fn a_hand_edit_and_a_changed_setting_are_written_over_and_defaults_are_not() {
+        let wanted = build(&mk_pool(json!({})), &mk_settings()).deployment;
+        let container = "/spec/template/spec/containers/0";
+        let defaulted = seen(|value| {
+            value["spec"]["revisionHistoryLimit"] = json!(10);
+            value["spec"]["template"]["spec"]["dnsPolicy"] = json!("ClusterFirst");
+            value.pointer_mut(container).unwrap()["resources"]["requests"]["cpu"] = json!("0.1");
+        });
+        assert!(!is_outdated(&wanted, &defaulted));
+        let edited = seen(|value| value.pointer_mut(container).unwrap()["image"] = json!("evil"));
+        assert!(is_outdated(&wanted, &edited));
+        let larger = build(&mk_pool(json!({ "resources": { "requests": { "cpu": "2" } } })), &mk_settings()).deployment;
+        assert!(is_outdated(&larger, &seen(|_| ())));
+    }
+
+    #[test]
+    fn the_status_mirrors_routes_for_people() {
+        let mut table = Table::default();
+        let key = crate::table::RouteKey { service: "web".to_owned(), port: 80, protocol: "TCP".to_owned() };
+        table.routes.insert(key, 15_000);
+        let status = status(&mk_pool(json!({})), &table, Some(&seen(|_| ())));
+        assert_eq!(
+            serde_json::to_value(status).unwrap(),
+            json!({ "observedGeneration": 4, "readyReplicas": 2, "routes": 1, "ports": { "web:80/TCP": 15000 } })
+        );
+    }
+
+    #[test]
+    fn the_default_pool_has_two_proxies_and_our_mark() {
+        let pool = default_pool("shop");
+        assert_eq!(pool.spec.replicas, 2);
+        assert_eq!(pool.labels()[MANAGED_BY], FIELD_MANAGER);
+    }
+}

@@ -1,0 +1,414 @@
+//! The objects of a pool, from its ProxyPool and the operator's settings. Pure.
+//!
+//! The pods meet the *restricted* Pod Security Standard: fixed high user, no privileges, read-only root, no token of the
+//! API server; only a projected token with our audience says who a proxy is.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    ProxyPool,
+    names::{FIELD_MANAGER, POOL_DEFAULT, POOL_LABEL, POOL_NAME},
+};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Capabilities, ConfigMap, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+            EnvVarSource, HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext, ServiceAccount,
+            ServiceAccountTokenProjection, TopologySpreadConstraint, Volume, VolumeMount, VolumeProjection,
+        },
+        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use kube::{Resource, ResourceExt};
+use proxy_api::{PROXY_ADMIN_PORT, TOKEN_AUDIENCE};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{ANNOTATION_APPLIED, MANAGED_BY, PoolObjects, PoolSettings};
+
+/// Name of the ConfigMap that holds the operator's CA for the proxies.
+pub const CA_CONFIG_MAP: &str = "sluice-proxy-ca";
+
+const CA_KEY: &str = "ca.crt";
+const CA_FOLDER: &str = "/etc/sluice/ca";
+const TOKEN_FOLDER: &str = "/var/run/secrets/sluice";
+const TOKEN_FILE: &str = "token";
+const STATE_FOLDER: &str = "/var/lib/sluice";
+/// The user of our images, and of distroless ones.
+const USER: i64 = 65_532;
+/// Longer than the proxy's own drain: 5 s of delay, 25 s of deadline (`--drain-delay`, `--drain-deadline`).
+const TERMINATION_GRACE_S: i64 = 40;
+/// The kubelet renews a projected token at 80 % of its life.
+const TOKEN_LIFE_S: i64 = 3_600;
+
+/// The objects that `pool` stands for.
+#[must_use]
+pub fn build(pool: &ProxyPool, settings: &PoolSettings) -> PoolObjects {
+    PoolObjects {
+        service_account: applied(ServiceAccount {
+            metadata: meta(pool, POOL_NAME),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        }),
+        config_map: applied(ConfigMap {
+            metadata: meta(pool, CA_CONFIG_MAP),
+            data: Some(BTreeMap::from([(CA_KEY.to_owned(), settings.ca_bundle.clone())])),
+            ..ConfigMap::default()
+        }),
+        deployment: applied(deployment(pool, settings)),
+        disruption_budget: applied(PodDisruptionBudget {
+            metadata: meta(pool, POOL_NAME),
+            spec: Some(PodDisruptionBudgetSpec {
+                max_unavailable: Some(IntOrString::Int(1)),
+                selector: Some(selector()),
+                unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+                ..PodDisruptionBudgetSpec::default()
+            }),
+            ..PodDisruptionBudget::default()
+        }),
+    }
+}
+
+/// Notes the digest of the object on itself.
+fn applied<K: Resource + Serialize>(mut object: K) -> K {
+    let json = serde_json::to_vec(&object).expect("a Kubernetes object has a JSON form");
+    let digest: String = Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    object.annotations_mut().insert(ANNOTATION_APPLIED.to_owned(), digest);
+    object
+}
+
+fn meta(pool: &ProxyPool, name: &str) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: pool.namespace(),
+        labels: Some(labels()),
+        owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+fn labels() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), POOL_NAME.to_owned()),
+        (MANAGED_BY.to_owned(), FIELD_MANAGER.to_owned()),
+        (POOL_LABEL.to_owned(), POOL_DEFAULT.to_owned()),
+    ])
+}
+
+fn selector() -> LabelSelector {
+    LabelSelector {
+        match_labels: Some(BTreeMap::from([(POOL_LABEL.to_owned(), POOL_DEFAULT.to_owned())])),
+        ..LabelSelector::default()
+    }
+}
+
+fn deployment(pool: &ProxyPool, settings: &PoolSettings) -> Deployment {
+    Deployment {
+        metadata: meta(pool, POOL_NAME),
+        spec: Some(DeploymentSpec {
+            replicas: Some(pool.spec.replicas),
+            selector: selector(),
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::Int(1)),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels()),
+                    annotations: settings.scrape.then(scrape_annotations),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(pool, settings)),
+            },
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+fn scrape_annotations() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("prometheus.io/path".to_owned(), "/metrics".to_owned()),
+        ("prometheus.io/port".to_owned(), PROXY_ADMIN_PORT.to_string()),
+        ("prometheus.io/scrape".to_owned(), "true".to_owned()),
+    ])
+}
+
+fn pod(pool: &ProxyPool, settings: &PoolSettings) -> PodSpec {
+    let spread = |key: &str| TopologySpreadConstraint {
+        label_selector: Some(selector()),
+        max_skew: 1,
+        topology_key: key.to_owned(),
+        // A single node, or a single zone, must not keep the pool from starting.
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        ..TopologySpreadConstraint::default()
+    };
+    PodSpec {
+        service_account_name: Some(POOL_NAME.to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(TERMINATION_GRACE_S),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            fs_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        topology_spread_constraints: Some(vec![
+            spread("kubernetes.io/hostname"),
+            spread("topology.kubernetes.io/zone"),
+        ]),
+        containers: vec![container(pool, settings)],
+        volumes: Some(volumes()),
+        ..PodSpec::default()
+    }
+}
+
+fn container(pool: &ProxyPool, settings: &PoolSettings) -> Container {
+    let mut args = vec![
+        format!("--operator={}", settings.operator),
+        format!("--ca={CA_FOLDER}/{CA_KEY}"),
+        format!("--token={TOKEN_FOLDER}/{TOKEN_FILE}"),
+        format!("--state-dir={STATE_FOLDER}"),
+    ];
+    args.extend(pool.spec.workers.map(|workers| format!("--workers={workers}")));
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    Container {
+        name: "proxy".to_owned(),
+        image: Some(settings.image.clone()),
+        image_pull_policy: settings.image_pull_policy.clone(),
+        args: Some(args),
+        env: Some(environment(pool)),
+        ports: Some(vec![ContainerPort {
+            name: Some("admin".to_owned()),
+            container_port: i32::from(PROXY_ADMIN_PORT),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: Some(pool.spec.resources.clone().unwrap_or_else(default_resources)),
+        liveness_probe: Some(probe("/livez", 10, 5, 6)),
+        readiness_probe: Some(probe("/readyz", 1, 3, 3)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![
+            mount("ca", CA_FOLDER, true),
+            mount("token", TOKEN_FOLDER, true),
+            mount("state", STATE_FOLDER, false),
+        ]),
+        ..Container::default()
+    }
+}
+
+fn environment(pool: &ProxyPool) -> Vec<EnvVar> {
+    let field = |name: &str, path: &str| EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    };
+    let mut variables = vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")];
+    variables.extend(pool.spec.log_level.as_ref().map(|level| EnvVar {
+        name: "RUST_LOG".to_owned(),
+        value: Some(level.clone()),
+        ..EnvVar::default()
+    }));
+    variables
+}
+
+/// No CPU limit: a throttled proxy adds latency to every request. The memory limit bounds a leak, not the load.
+fn default_resources() -> ResourceRequirements {
+    let quantity = |name: &str, value: &str| (name.to_owned(), Quantity(value.to_owned()));
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([quantity("cpu", "100m"), quantity("memory", "64Mi")])),
+        limits: Some(BTreeMap::from([quantity("memory", "512Mi")])),
+        ..ResourceRequirements::default()
+    }
+}
+
+fn probe(path: &str, period_s: i32, timeout_s: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(i32::from(PROXY_ADMIN_PORT)),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_s),
+        timeout_seconds: Some(timeout_s),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
+
+fn volumes() -> Vec<Volume> {
+    let token = ServiceAccountTokenProjection {
+        audience: Some(TOKEN_AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_LIFE_S),
+        path: TOKEN_FILE.to_owned(),
+    };
+    vec![
+        Volume {
+            name: "ca".to_owned(),
+            config_map: Some(ConfigMapVolumeSource {
+                name: CA_CONFIG_MAP.to_owned(),
+                ..ConfigMapVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        Volume {
+            name: "token".to_owned(),
+            projected: Some(ProjectedVolumeSource {
+                sources: Some(vec![VolumeProjection {
+                    service_account_token: Some(token),
+                    ..VolumeProjection::default()
+                }]),
+                ..ProjectedVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        Volume { name: "state".to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+    ]
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use super::*;
+
+    pub(crate) fn mk_pool(spec: serde_json::Value) -> ProxyPool {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "sluice.dev/v1beta1", "kind": "ProxyPool",
+            "metadata": { "name": "default", "namespace": "shop", "uid": "p-1", "generation": 4 },
+            "spec": spec
+        }))
+        .unwrap()
+    }
+
+    pub(crate) fn mk_settings() -> PoolSettings {
+        PoolSettings {
+            image: "sluice.dev/sluice-proxy:1".to_owned(),
+            image_pull_policy: Some("IfNotPresent".to_owned()),
+            operator: "sluice-operator.sluice-system.svc:9443".to_owned(),
+            ca_bundle: "PEM".to_owned(),
+            scrape: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        fixtures::{mk_pool, mk_settings},
+        *,
+    };
+
+    fn built(spec: Value, settings: &PoolSettings) -> Value {
+        serde_json::to_value(build(&mk_pool(spec), settings).deployment).unwrap()
+    }
+
+    #[test]
+    fn every_object_belongs_to_the_pool() {
+        let PoolObjects { service_account, config_map, deployment, disruption_budget } =
+            build(&mk_pool(json!({})), &mk_settings());
+        for meta in [&service_account.metadata, &config_map.metadata, &deployment.metadata, &disruption_budget.metadata]
+        {
+            let owner = &meta.owner_references.as_ref().unwrap()[0];
+            assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("ProxyPool", "p-1"));
+            assert_eq!(meta.namespace.as_deref(), Some("shop"));
+            assert_eq!(meta.annotations.as_ref().unwrap()[ANNOTATION_APPLIED].len(), 16);
+        }
+    }
+
+    #[test]
+    fn the_pods_meet_the_restricted_standard() {
+        let spec = built(json!({}), &mk_settings())["spec"]["template"]["spec"].clone();
+        let pod = &spec["securityContext"];
+        assert_eq!((&pod["runAsNonRoot"], &pod["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")));
+        assert_eq!(
+            spec["containers"][0]["securityContext"],
+            json!({
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": { "drop": ["ALL"] }
+            })
+        );
+        assert_eq!(spec["automountServiceAccountToken"], json!(false));
+    }
+
+    #[test]
+    fn a_proxy_is_told_who_the_operator_is_and_who_it_is_itself() {
+        let spec =
+            built(json!({ "workers": 3, "logLevel": "debug" }), &mk_settings())["spec"]["template"]["spec"].clone();
+        let container = &spec["containers"][0];
+        assert_eq!(
+            container["args"],
+            json!([
+                "--operator=sluice-operator.sluice-system.svc:9443",
+                "--ca=/etc/sluice/ca/ca.crt",
+                "--token=/var/run/secrets/sluice/token",
+                "--state-dir=/var/lib/sluice",
+                "--workers=3"
+            ])
+        );
+        let names: Vec<_> = container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
+        assert_eq!(names, ["POD_NAME", "POD_NAMESPACE", "RUST_LOG"]);
+        assert_eq!(
+            spec["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"],
+            json!({ "audience": "sluice-operator", "expirationSeconds": 3600, "path": "token" })
+        );
+    }
+
+    #[test]
+    fn a_rolling_update_never_goes_below_the_wanted_number() {
+        let spec = built(json!({ "replicas": 3 }), &mk_settings())["spec"].clone();
+        assert_eq!(spec["strategy"]["rollingUpdate"], json!({ "maxSurge": 1, "maxUnavailable": 0 }));
+        assert_eq!(spec["replicas"], json!(3));
+    }
+
+    #[test]
+    fn scrape_annotations_and_resources_follow_the_settings() {
+        let plain = built(
+            json!({ "resources": { "limits": { "cpu": "2" } } }),
+            &PoolSettings { scrape: false, ..mk_settings() },
+        );
+        assert_eq!(plain["spec"]["template"]["metadata"]["annotations"], Value::Null);
+        assert_eq!(
+            plain["spec"]["template"]["spec"]["containers"][0]["resources"],
+            json!({ "limits": { "cpu": "2" } })
+        );
+        let scraped = built(json!({}), &mk_settings());
+        assert_eq!(scraped["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"], json!("14999"));
+    }
+
+    #[test]
+    fn the_digest_changes_with_what_is_applied_and_only_then() {
+        let digest = |value: &Value| value["metadata"]["annotations"][ANNOTATION_APPLIED].clone();
+        let one = built(json!({}), &mk_settings());
+        assert_eq!(digest(&one), digest(&built(json!({}), &mk_settings())));
+        assert_ne!(digest(&one), digest(&built(json!({ "workers": 1 }), &mk_settings())));
+    }
+}
