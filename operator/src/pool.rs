@@ -217,31 +217,43 @@ pub fn is_ready(deployment: Option<&Deployment>, objects: &PoolObjects) -> bool 
         && status.available_replicas.unwrap_or_default() >= wanted
 }
 
-/// Takes the pool away; for the namespace's last Canary, after the drain. A ProxyPool that a user wrote stays, without
-/// proxies. Idempotent; true if something was there to delete.
+/// Takes the pool away; for the namespace's last Canary, after the drain; `seen` is the cached ProxyPool. One that a user
+/// wrote stays, without proxies. Idempotent; true when all of it is gone or going.
 ///
 /// # Errors
-/// As [`api::call`]; a conflict means that the cache is behind: start over.
-pub async fn remove(
-    client: &Client,
-    namespace: &str,
-    pool: Option<&ProxyPool>,
-    seen: &PoolSeen<'_>,
-) -> Result<bool, ApiError> {
-    let budget = api::delete(&Api::namespaced(client.clone(), namespace), seen.disruption_budget).await?;
-    let proxies = api::delete(&Api::namespaced(client.clone(), namespace), seen.deployment).await?;
-    let ca = api::delete(&Api::namespaced(client.clone(), namespace), seen.config_map).await?;
-    let account = api::delete(&Api::namespaced(client.clone(), namespace), seen.service_account).await?;
-    let Some(pool) = pool else { return Ok(budget || proxies || ca || account) };
+/// As [`api::call`]; a later pass goes on from there.
+pub async fn remove(client: &Client, namespace: &str, seen: Option<&ProxyPool>) -> Result<bool, ApiError> {
+    let Some(pool) = seen else { return Ok(true) };
     let pools = Api::<ProxyPool>::namespaced(client.clone(), namespace);
     if pool.labels().get(MANAGED_BY).is_some_and(|manager| manager == FIELD_MANAGER) {
+        // The garbage collector takes what it owns.
         api::delete(&pools, Some(pool)).await?;
+    } else {
+        remove_owned::<PodDisruptionBudget>(client, pool, POOL_NAME).await?;
+        remove_owned::<Deployment>(client, pool, POOL_NAME).await?;
+        remove_owned::<ConfigMap>(client, pool, CA_CONFIG_MAP).await?;
+        remove_owned::<ServiceAccount>(client, pool, POOL_NAME).await?;
     }
     let others: Vec<_> = pool.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
     if others.len() < pool.finalizers().len() {
         drop_finalizer(&pools, &others).await?;
     }
     Ok(true)
+}
+
+async fn remove_owned<K>(client: &Client, pool: &ProxyPool, name: &str) -> Result<(), ApiError>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let objects = Api::<K>::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
+    let found = call(format!("read {} {name}", K::kind(&())), objects.get_opt(name)).await?;
+    let ours =
+        found.filter(|found| found.owner_references().iter().any(|owner| Some(&owner.uid) == pool.uid().as_ref()));
+    api::delete(&objects, ours.as_ref()).await?;
+    Ok(())
 }
 
 /// Without a test of the version: the deletion just before has changed it.
@@ -254,9 +266,6 @@ async fn drop_finalizer(pools: &Api<ProxyPool>, others: &[String]) -> Result<(),
         Err(error) => Err(error),
     }
 }
-
-/// Name of the pool's Deployment and of what belongs to it; re-exported for the callers' caches.
-pub const NAME: &str = POOL_NAME;
 
 #[cfg(test)]
 mod tests {

@@ -34,7 +34,7 @@ use sha2::{Digest, Sha256};
 use super::{ANNOTATION_APPLIED, MANAGED_BY, PoolObjects, PoolSettings};
 
 /// Name of the ConfigMap that holds the operator's CA for the proxies.
-pub const CA_CONFIG_MAP: &str = "sluice-proxy-ca";
+pub const CA_CONFIG_MAP: &str = "sluice-ca";
 
 const CA_KEY: &str = "ca.crt";
 const CA_FOLDER: &str = "/etc/sluice/ca";
