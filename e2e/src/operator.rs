@@ -21,7 +21,8 @@ pub const ACKNOWLEDGED_SECONDS: &str = "sluice_operator_route_acknowledged_secon
 /// Without a request of the operator for so long, it is quiet.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Kills every operator process with SIGKILL; the kubelet starts them again. Returns how many.
+/// Kills every operator process with SIGKILL and returns how many there were. The pods go with them: a kubelet would
+/// wait longer each time before it starts a container that died again.
 ///
 /// # Errors
 /// When there is none.
@@ -32,6 +33,8 @@ pub async fn kill_all() -> Result<usize> {
         // It may be gone already.
         let _ = kill(*pid, Signal::SIGKILL);
     }
+    let selector = "app.kubernetes.io/component=operator";
+    kubectl(&["delete", "pods", "-n", SYSTEM_NAMESPACE, "-l", selector, "--grace-period=0", "--force"]).await?;
     Ok(processes.len())
 }
 

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use crds::Phase;
+use e2e::install::{self, Target};
 use e2e::kubectl::{self, Side};
 use e2e::manifests::Manifests;
 use e2e::watching;
 use e2e::webhook::TagWebhook;
 use e2e::world::{RELEASE, SOON, Shop, message_of, phase_of, weight_of};
+use k8s_openapi::api::apps::v1::DeploymentSpec;
 use serde_json::json;
 
 use crate::releases::{RPS, ensure_stable_serves, reason_of, revision_of};
@@ -90,21 +92,20 @@ async fn nothing_changes(shop: &Shop, side: Side, phase: &str) -> Result<()> {
     let manifests = shop.git().all();
     let diff = kubectl::diff(&shop.namespace, &manifests, side).await?;
     ensure!(diff.is_empty(), "{phase}: kubectl diff ({side:?}) shows\n{diff}");
-    let before = versions(shop).await?;
+    let before = state(shop).await?;
     kubectl::apply(&shop.namespace, &manifests, side).await?;
-    let after = versions(shop).await?;
-    ensure!(before == after, "{phase}: kubectl apply ({side:?}) changed an object: {before:?} → {after:?}");
+    let after = state(shop).await?;
+    ensure!(before == after, "{phase}: kubectl apply ({side:?}) changed something: {before:?} → {after:?}");
     Ok(())
 }
 
-/// What only a write of the spec changes: the generation of Deployment and Canary, the whole spec of the Service.
-async fn versions(shop: &Shop) -> Result<(Option<i64>, Option<i64>, String)> {
-    let service = ["get", "service", &shop.name, "-n", &shop.namespace, "-o", "jsonpath={.spec}"];
-    let spec = kubectl::kubectl(&service).await?;
-    // The Deployment's generation moves when the operator unpauses it, so its template is what is compared.
-    let generation = shop.canary().await?.metadata.generation;
-    let held = shop.deployment().await?.spec.map(|spec| i64::from(spec.replicas.unwrap_or(1)));
-    Ok((held, generation, spec))
+/// What an apply could change and nothing else does meanwhile: the Service as a whole, the Deployment's spec but for the
+/// hold, which the operator may take away at any time, and the generation of the Canary.
+async fn state(shop: &Shop) -> Result<(String, Option<DeploymentSpec>, Option<i64>)> {
+    let service = ["get", "service", &shop.name, "-n", &shop.namespace, "-o", "jsonpath={.metadata.resourceVersion}"];
+    let service = kubectl::kubectl(&service).await?;
+    let deployment = shop.deployment().await?.spec.map(|spec| DeploymentSpec { paused: None, ..spec });
+    Ok((service, deployment, shop.canary().await?.metadata.generation))
 }
 
 pub(crate) async fn second_port(story: Story) -> Result<()> {
@@ -250,4 +251,24 @@ pub(crate) async fn revision(shop: &Shop) -> Result<String> {
         phase_of(canary) == Phase::Progressing && revision_of(canary).is_some()
     });
     revision_of(&canary.await?).context("no revision")
+}
+
+pub(crate) async fn uninstall_leaves_nothing(story: Story) -> Result<()> {
+    let idle = story.shop(story.manifests()?).await?;
+    let busy = story.shop(story.manifests()?).await?;
+    let load = (idle.load(RPS).await?, busy.load(RPS).await?);
+    busy.commit(|git| git.version("v2")).await?;
+    busy.until_weight(10).await?;
+    tokio::task::spawn_blocking(|| install::uninstall_chart(&Target::Local)).await??;
+    for shop in [&idle, &busy] {
+        let service = ["get", "service", &shop.name, "-n", &shop.namespace, "-o", "jsonpath={.spec.selector}"];
+        let selector = kubectl::kubectl(&service).await?;
+        ensure!(selector == format!("{{\"app\":\"{}\"}}", shop.name), "the selector is {selector}");
+    }
+    ensure!(!idle.is_paused().await?, "a Deployment is held without an operator");
+    let reports = (load.0.stop().await, load.1.stop().await);
+    tokio::task::spawn_blocking(|| install::install_chart(&Target::Local, crate::story::METRICS_SERVER)).await??;
+    story.say(&format!("idle: {}; in a release: {}", reports.0, reports.1));
+    ensure!(reports.0.lost() + reports.1.lost() == 0, "lost requests");
+    Ok(())
 }

@@ -104,5 +104,10 @@ fn alone() -> Vec<Promise> {
             outages::api_server_restarts,
             alone
         ),
+        promise!(
+            "uninstalling_leaves_services_with_their_own_selectors_and_loses_no_request",
+            adoption::uninstall_leaves_nothing,
+            alone
+        ),
     ]
 }

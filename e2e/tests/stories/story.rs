@@ -22,7 +22,7 @@ use tokio::sync::RwLock;
 /// Longest time that a story may take, waiting for its turn not counted.
 const LIMIT: Duration = Duration::from_secs(420);
 /// Prometheus of the local cluster, as pods see it.
-const METRICS_SERVER: &str = "http://prometheus.monitoring.svc:9090";
+pub(crate) const METRICS_SERVER: &str = "http://prometheus.monitoring.svc:9090";
 
 type Telling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
