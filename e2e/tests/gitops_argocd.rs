@@ -1,6 +1,8 @@
 //! Runs the Argo CD scripts of `docs/gitops/argocd` in Lua 5.1, with the libraries that Argo CD gives them, over the
 //! status of every phase. `UPDATE=1` writes `argocd-cm.yaml` anew from the scripts.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod gitops;
 
 use gitops::{canary, documents, read};

@@ -3,6 +3,8 @@
 //! The rules are those of sigs.k8s.io/cli-utils `pkg/kstatus/status`: generic.go for custom resources, `deploymentConditions`
 //! of core.go for the target.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod gitops;
 
 use gitops::{canary, object, read};
