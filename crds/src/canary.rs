@@ -300,11 +300,15 @@ fn default_target_api_version() -> String {
     "apps/v1".to_owned()
 }
 
-fn default_interval() -> String {
+/// `analysis.interval` where it is absent.
+#[must_use]
+pub fn default_interval() -> String {
     "10s".to_owned()
 }
 
-fn default_threshold() -> i32 {
+/// `analysis.threshold` where it is absent.
+#[must_use]
+pub fn default_threshold() -> i32 {
     5
 }
 

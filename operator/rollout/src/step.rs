@@ -161,10 +161,8 @@ fn idle(plan: &Plan, state: &State, seen: &Observation, target: &TargetView, hap
     if state.phase == Phase::Failed && state.canary.as_ref() == Some(template) && seen.verbs.retry != state.canary {
         return state.clone();
     }
-    match &seen.setup {
-        Setup::Refused(why) => return State { reason: Reason::Refused(why.clone()), ..state.clone() },
-        Setup::Pending(why) => return State { reason: Reason::SettingUp(why.clone()), ..state.clone() },
-        Setup::Ready => {}
+    if let Setup::Refused(why) = &seen.setup {
+        return State { reason: Reason::Refused(why.clone()), ..state.clone() };
     }
     if target.paused == Paused::ByManifest {
         return at(Phase::Waiting, Reason::PausedByManifest);
@@ -188,6 +186,9 @@ fn idle(plan: &Plan, state: &State, seen: &Observation, target: &TargetView, hap
     }
     if plan.suspended {
         return at(Phase::Waiting, Reason::Suspended);
+    }
+    if let Setup::Pending(why) = &seen.setup {
+        return at(Phase::Waiting, Reason::SettingUp(why.clone()));
     }
     happenings.push(Happening::Started { canary: template.clone() });
     started(plan, state, template)
@@ -511,7 +512,12 @@ fn desired_hold(next: &State, target: &TargetView) -> Hold {
                 Hold::Keep
             }
         }
-        Phase::Initializing | Phase::Progressing | Phase::Promoting => Hold::Keep,
+        // Not ours to judge yet: a hold that met a rollout half way would keep it half way.
+        Phase::Initializing => match target.native {
+            Native::Settled(_) => Hold::Keep,
+            Native::Moving | Native::Torn => Hold::Release,
+        },
+        Phase::Progressing | Phase::Promoting => Hold::Keep,
     }
 }
 

@@ -1,0 +1,327 @@
+//! Watch caches of everything that a pass reads, and the wake-ups that their events cause.
+//!
+//! Every replica holds them, leader or not, so that it can serve routes and take over at once. Each watch has its own
+//! stream and its own backoff: one that is forbidden or broken delays none of the others. Reads only.
+
+use std::{fmt::Debug, future::Future, hash::Hash};
+
+use crds::{
+    Canary, MetricTemplate, ProxyPool,
+    names::{ARM_LABEL, CANARY_LABEL, POOL_LABEL, TABLE},
+};
+use futures::{StreamExt, future::BoxFuture};
+use k8s_openapi::{
+    api::{
+        admissionregistration::v1::MutatingAdmissionPolicyBinding,
+        core::v1::{ConfigMap, Pod, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ApiResource, DynamicObject},
+    core::DeserializeGuard,
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+/// Wake-ups that may wait for the controller or the route feed; past it one is dropped, and the next pass by the clock
+/// finds the change.
+const WAKE_QUEUE: usize = 65_536;
+/// Seconds after which the server ends a watch; kube's own default, the longest that its idle timeout allows.
+const WATCH_TIMEOUT_SECONDS: u32 = 290;
+/// Objects per page of a list.
+const PAGE_SIZE: u32 = 500;
+
+/// The stores.
+#[derive(Clone)]
+pub struct Caches {
+    pub canaries: Store<Canary>,
+    pub deployments: Store<DynamicObject>,
+    pub replica_sets: Store<DynamicObject>,
+    pub services: Store<Service>,
+    pub slices: Store<EndpointSlice>,
+    pub tables: Store<ConfigMap>,
+    pub pools: Store<ProxyPool>,
+    pub proxies: Store<Pod>,
+    pub pool_config_maps: Store<ConfigMap>,
+    pub pool_accounts: Store<ServiceAccount>,
+    pub pool_budgets: Store<PodDisruptionBudget>,
+    pub templates: Store<MetricTemplate>,
+    pub bindings: Store<MutatingAdmissionPolicyBinding>,
+}
+
+/// Names one Canary.
+pub type Key = ObjectRef<Canary>;
+
+/// Receives the keys of Canaries that an event concerns.
+#[derive(Clone)]
+pub struct Waker {
+    senders: Vec<mpsc::Sender<Key>>,
+}
+
+impl Waker {
+    /// A waker with `count` receivers, each of which sees every key.
+    #[must_use]
+    pub fn new(count: usize) -> (Self, Vec<mpsc::Receiver<Key>>) {
+        let (senders, receivers) = (0..count).map(|_| mpsc::channel(WAKE_QUEUE)).unzip();
+        (Self { senders }, receivers)
+    }
+
+    /// Wakes the passes of one Canary.
+    pub fn wake(&self, key: &Key) {
+        for sender in &self.senders {
+            if sender.try_send(key.clone()).is_err() {
+                tracing::debug!("wake queue full");
+            }
+        }
+    }
+}
+
+/// What an event of one kind wakes.
+#[derive(Clone, Copy)]
+enum Wakes {
+    /// Canaries of the namespace whose target, Service or label the object's name or label is.
+    Related,
+    /// Every Canary of the namespace.
+    Namespace,
+    /// Every Canary.
+    All,
+}
+
+/// Starts every watch. The future runs them all and ends only with the process.
+pub fn start(client: &Client, waker: &Waker) -> (Caches, BoxFuture<'static, ()>) {
+    let canaries = Writer::<Canary>::default();
+    let reader = canaries.as_reader();
+    let mut watches: Vec<BoxFuture<'static, ()>> = Vec::new();
+    watches.push(Box::pin(watch_canaries(client.clone(), canaries, waker.clone())));
+
+    let mut start = Start { client, waker, canaries: &reader, watches: &mut watches };
+    let apps = |kind: &str| ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("apps", "v1", kind));
+    let labelled = |label: &str| config().labels(label);
+    let caches = Caches {
+        canaries: reader.clone(),
+        deployments: start.dynamic("deployments", &apps("Deployment"), config(), Wakes::Related),
+        replica_sets: start.dynamic("replicasets", &apps("ReplicaSet"), config(), Wakes::Related),
+        services: start.typed("services", config(), Wakes::Related),
+        slices: start.typed("endpointslices", labelled(ARM_LABEL), Wakes::Related),
+        tables: start.typed("tables", config().fields(&format!("metadata.name={TABLE}")), Wakes::Namespace),
+        pools: start.typed("proxypools", config(), Wakes::Namespace),
+        proxies: start.typed("proxies", labelled(POOL_LABEL), Wakes::Namespace),
+        pool_config_maps: start.typed("pool configmaps", labelled(POOL_LABEL), Wakes::Namespace),
+        pool_accounts: start.typed("pool serviceaccounts", labelled(POOL_LABEL), Wakes::Namespace),
+        pool_budgets: start.typed("pool poddisruptionbudgets", labelled(POOL_LABEL), Wakes::Namespace),
+        templates: start.typed("metrictemplates", config(), Wakes::Namespace),
+        bindings: start.typed("bindings", config(), Wakes::All),
+    };
+    (caches, Box::pin(async move { drop(futures::future::join_all(watches).await) }))
+}
+
+impl Caches {
+    /// Waits until every store has been filled once.
+    pub async fn ready(&self) {
+        let Self {
+            canaries,
+            deployments,
+            replica_sets,
+            services,
+            slices,
+            tables,
+            pools,
+            proxies,
+            pool_config_maps,
+            pool_accounts,
+            pool_budgets,
+            templates,
+            bindings,
+        } = self;
+        // A dropped writer means that the process is going down; the caller's select ends then.
+        let filled: Vec<BoxFuture<'_, bool>> = vec![
+            Box::pin(filled(canaries)),
+            Box::pin(filled(deployments)),
+            Box::pin(filled(replica_sets)),
+            Box::pin(filled(services)),
+            Box::pin(filled(slices)),
+            Box::pin(filled(tables)),
+            Box::pin(filled(pools)),
+            Box::pin(filled(proxies)),
+            Box::pin(filled(pool_config_maps)),
+            Box::pin(filled(pool_accounts)),
+            Box::pin(filled(pool_budgets)),
+            Box::pin(filled(templates)),
+            Box::pin(filled(bindings)),
+        ];
+        futures::future::join_all(filled).await;
+    }
+}
+
+async fn filled<K>(store: &Store<K>) -> bool
+where
+    K: Resource + Clone + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    store.wait_until_ready().await.is_ok()
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_TIMEOUT_SECONDS).page_size(PAGE_SIZE)
+}
+
+struct Start<'a> {
+    client: &'a Client,
+    waker: &'a Waker,
+    canaries: &'a Store<Canary>,
+    watches: &'a mut Vec<BoxFuture<'static, ()>>,
+}
+
+impl Start<'_> {
+    fn typed<K>(&mut self, name: &'static str, config: watcher::Config, wakes: Wakes) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        self.add(name, Api::all(self.client.clone()), Writer::default(), config, wakes)
+    }
+
+    fn dynamic(
+        &mut self,
+        name: &'static str,
+        resource: &ApiResource,
+        config: watcher::Config,
+        wakes: Wakes,
+    ) -> Store<DynamicObject> {
+        let api = Api::all_with(self.client.clone(), resource);
+        self.add(name, api, Writer::new(resource.clone()), config, wakes)
+    }
+
+    fn add<K>(
+        &mut self,
+        name: &'static str,
+        api: Api<K>,
+        mut writer: Writer<K>,
+        config: watcher::Config,
+        wakes: Wakes,
+    ) -> Store<K>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        K::DynamicType: Eq + Hash + Clone + Send + Sync,
+    {
+        let store = writer.as_reader();
+        let (waker, canaries) = (self.waker.clone(), self.canaries.clone());
+        self.watches.push(Box::pin(async move {
+            let mut events = watcher(api, config).modify(prune).default_backoff().boxed();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => {
+                        writer.apply_watcher_event(&event);
+                        if let watcher::Event::Apply(object) | watcher::Event::Delete(object) | watcher::Event::InitApply(object) = &event {
+                            wake(&waker, &canaries, object.meta(), wakes);
+                        }
+                    }
+                    Err(error) => tracing::warn!(watch = name, error = %crate::telemetry::Chain(&error), "watch failed, retrying"),
+                }
+            }
+        }));
+        store
+    }
+}
+
+/// Like the other watches, but an object that cannot be decoded leaves the last good one in the store: its release
+/// freezes, the others go on.
+fn watch_canaries(
+    client: Client,
+    mut writer: Writer<Canary>,
+    waker: Waker,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let api = Api::<DeserializeGuard<Canary>>::all(client);
+        let mut events = watcher(api, config()).default_backoff().boxed();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => {
+                    if let Some(event) = decoded(event) {
+                        writer.apply_watcher_event(&event);
+                        if let watcher::Event::Apply(canary) | watcher::Event::Delete(canary) | watcher::Event::InitApply(canary) = &event {
+                            waker.wake(&ObjectRef::from_obj(canary));
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying"),
+            }
+        }
+    }
+}
+
+fn decoded(event: watcher::Event<DeserializeGuard<Canary>>) -> Option<watcher::Event<Canary>> {
+    let object = |guard: DeserializeGuard<Canary>| {
+        guard
+            .0
+            .map_err(|error| {
+                let name = error.metadata.name.as_deref().unwrap_or_default();
+                let namespace = error.metadata.namespace.as_deref().unwrap_or_default();
+                tracing::error!(k8s.namespace.name = namespace, canary = name, error = %error.error, "canary cannot be decoded, frozen");
+            })
+            .ok()
+    };
+    match event {
+        watcher::Event::Apply(guard) => object(guard).map(watcher::Event::Apply),
+        watcher::Event::Delete(guard) => object(guard).map(watcher::Event::Delete),
+        watcher::Event::InitApply(guard) => object(guard).map(watcher::Event::InitApply),
+        watcher::Event::Init => Some(watcher::Event::Init),
+        watcher::Event::InitDone => Some(watcher::Event::InitDone),
+    }
+}
+
+/// Managed fields are most of a small object and are never read here.
+fn prune<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
+    if let Some(annotations) = object.meta_mut().annotations.as_mut() {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+fn wake(waker: &Waker, canaries: &Store<Canary>, object: &ObjectMeta, wakes: Wakes) {
+    let concerned = canaries.state_filter(|canary| match wakes {
+        Wakes::All => true,
+        Wakes::Namespace => canary.metadata.namespace == object.namespace,
+        Wakes::Related => canary.metadata.namespace == object.namespace && is_related(canary, object),
+    });
+    for canary in concerned {
+        waker.wake(&ObjectRef::from_obj(canary.as_ref()));
+    }
+}
+
+fn is_related(canary: &Canary, object: &ObjectMeta) -> bool {
+    let target = canary.spec.target_ref.name.as_str();
+    let service = crate::validate::service_name(&canary.spec);
+    let name = object.name.as_deref().unwrap_or_default();
+    let owners = object.owner_references.as_deref().unwrap_or_default();
+    let label = object.labels.as_ref().and_then(|labels| labels.get(CANARY_LABEL));
+    name == target
+        || name == service
+        || name == crds::names::POOL_NAME
+        || label.is_some_and(|label| *label == canary.name_any())
+        || owners.iter().any(|owner| owner.name == target || Some(&owner.uid) == canary.metadata.uid.as_ref())
+        // An orphan between the Canary and the Deployment.
+        || (owners.is_empty() && name.starts_with(&format!("{target}-")))
+}
+
+/// Resources that are watched, as the health check names them.
+pub const WATCHED: [&str; 10] = [
+    "canaries",
+    "configmaps",
+    "deployments",
+    "endpointslices",
+    "metrictemplates",
+    "mutatingadmissionpolicybindings",
+    "pods",
+    "proxypools",
+    "replicasets",
+    "services",
+];

@@ -1,0 +1,61 @@
+//! Keeps the publisher's routes equal to what the caches say, on every replica, leader or not.
+//!
+//! A route is a pure function of objects in the API server (`routes::build`); this loop only says when to compute it.
+
+use std::collections::HashMap;
+
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use tokio::sync::mpsc;
+
+use crate::{
+    caches::{Caches, Key},
+    observe::World,
+    publish::Publisher,
+    routes::{self, RouteInputs},
+    table::Table,
+};
+
+/// Computes every route once, lets the publisher begin, then follows the wake-ups. Ends when they do.
+pub async fn run(caches: Caches, publisher: Publisher, mut wakes: mpsc::Receiver<Key>) {
+    let mut published = HashMap::new();
+    for canary in caches.canaries.state() {
+        publish(&caches, &publisher, &ObjectRef::from_obj(canary.as_ref()), &mut published);
+    }
+    publisher.synced();
+    while let Some(key) = wakes.recv().await {
+        publish(&caches, &publisher, &key, &mut published);
+    }
+}
+
+/// `published`: uid of the route that was last published for a key, so that it can be taken back.
+fn publish(caches: &Caches, publisher: &Publisher, key: &Key, published: &mut HashMap<Key, String>) {
+    let Some(canary) = caches.canaries.get(key) else {
+        if let Some(uid) = published.remove(key) {
+            publisher.remove(&uid);
+        }
+        return;
+    };
+    let uid = canary.uid().unwrap_or_default();
+    if let Some(old) = published.insert(key.clone(), uid.clone()).filter(|old| *old != uid) {
+        publisher.remove(&old);
+    }
+    let world = World::read(caches, canary);
+    match route(&world) {
+        Some(route) => publisher.set(route),
+        None => publisher.remove(&uid),
+    }
+}
+
+/// The route of one Canary, if it has a place in the table.
+#[must_use]
+pub fn route(world: &World) -> Option<proxy_api::v1beta1::Route> {
+    let stable: Vec<_> = world.stable_slices.iter().map(AsRef::as_ref).collect();
+    let canary: Vec<_> = world.canary_slices.iter().map(AsRef::as_ref).collect();
+    routes::build(&RouteInputs {
+        canary: &world.canary,
+        table: &Table::parse(world.table.as_deref()),
+        service: world.service.as_deref()?,
+        stable_slices: &stable,
+        canary_slices: &canary,
+    })
+}

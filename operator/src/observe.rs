@@ -1,0 +1,400 @@
+//! Caches → one [`World`] → one `rollout::Observation`. No writes, no judgement; the one read that is not from a cache
+//! (what ails the canary's pods) is made by `trouble` only while pods are lacking.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crds::{
+    Canary, ProxyPool,
+    names::{
+        ANNOTATION_ABORT, ANNOTATION_HELD, ANNOTATION_PAUSE, ANNOTATION_PROMOTE, ANNOTATION_RETRY, ARM_LABEL,
+        CANARY_LABEL, POD_TEMPLATE_HASH, POOL_DEFAULT, POOL_NAME, TABLE,
+    },
+};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Resource, ResourceExt,
+    api::{ApiResource, DynamicObject},
+    core::GroupVersionKind,
+    runtime::reflector::ObjectRef,
+};
+use rollout::{CanarySet, Check, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView, Template, Verbs};
+use serde_json::Value;
+
+use crate::{caches::Caches, services, template};
+
+/// Everything that one pass reads, taken from the caches at one moment.
+pub struct World {
+    pub canary: Arc<Canary>,
+    pub namespace: String,
+    pub deployment: Option<Arc<DynamicObject>>,
+    /// ReplicaSets of the Deployment, of the Canary, and orphans between the two.
+    pub replica_sets: Vec<Arc<DynamicObject>>,
+    pub service: Option<Arc<Service>>,
+    pub primary_service: Option<Arc<Service>>,
+    pub canary_service: Option<Arc<Service>>,
+    pub stable_slices: Vec<Arc<EndpointSlice>>,
+    pub canary_slices: Vec<Arc<EndpointSlice>>,
+    pub table: Option<Arc<ConfigMap>>,
+    pub pool: Option<Arc<ProxyPool>>,
+    pub pool_deployment: Option<Arc<DynamicObject>>,
+    /// Proxies of the pool that are ready and not going: those that must acknowledge.
+    pub live_proxies: Vec<Arc<Pod>>,
+}
+
+/// The resource of `apps/v1` with this kind.
+#[must_use]
+pub fn apps(kind: &str) -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", kind))
+}
+
+impl World {
+    /// Reads the caches for one Canary.
+    #[must_use]
+    pub fn read(caches: &Caches, canary: Arc<Canary>) -> Self {
+        let namespace = canary.namespace().unwrap_or_default();
+        let dynamic = |name: &str| ObjectRef::new_with(name, apps("Deployment")).within(&namespace);
+        let deployment = caches.deployments.get(&dynamic(&canary.spec.target_ref.name));
+        let service = |name: &str| caches.services.get(&ObjectRef::new(name).within(&namespace));
+        let slices = |arm: &str| {
+            caches.slices.state_filter(|slice| {
+                slice.metadata.namespace.as_deref() == Some(namespace.as_str())
+                    && slice.labels().get(CANARY_LABEL) == canary.metadata.name.as_ref()
+                    && slice.labels().get(ARM_LABEL).map(String::as_str) == Some(arm)
+            })
+        };
+        Self {
+            replica_sets: replica_sets(caches, &canary, &namespace, deployment.as_deref()),
+            service: service(services::service_name(&canary)),
+            primary_service: service(&services::primary_name(&canary)),
+            canary_service: service(&services::canary_name(&canary)),
+            stable_slices: slices(proxy_api::metrics::ARM_STABLE),
+            canary_slices: slices(proxy_api::metrics::ARM_CANARY),
+            table: caches.tables.get(&ObjectRef::new(TABLE).within(&namespace)),
+            pool: caches.pools.get(&ObjectRef::new(POOL_DEFAULT).within(&namespace)),
+            pool_deployment: caches.deployments.get(&dynamic(POOL_NAME)),
+            live_proxies: caches.proxies.state_filter(|pod| {
+                pod.metadata.namespace.as_deref() == Some(namespace.as_str()) && is_live(pod)
+            }),
+            deployment,
+            namespace,
+            canary,
+        }
+    }
+
+    /// The Deployment's template, raw.
+    #[must_use]
+    pub fn template(&self) -> Option<&Value> {
+        self.deployment.as_ref()?.data.pointer("/spec/template")
+    }
+
+    /// The Deployment's `spec.selector.matchLabels`.
+    #[must_use]
+    pub fn selector(&self) -> BTreeMap<String, String> {
+        self.deployment.as_ref().map(|deployment| match_labels(deployment)).unwrap_or_default()
+    }
+
+    /// The ReplicaSet that carries `revision`, whoever owns it.
+    #[must_use]
+    pub fn replica_set(&self, revision: &Revision) -> Option<&Arc<DynamicObject>> {
+        self.replica_sets.iter().find(|set| hash(set) == Some(revision.0.as_str()))
+    }
+
+    /// ReplicaSets that the Canary owns.
+    pub fn canary_owned(&self) -> impl Iterator<Item = &Arc<DynamicObject>> {
+        self.replica_sets.iter().filter(|set| self.owned_by_canary(set))
+    }
+
+    /// ReplicaSets that the Deployment owns.
+    pub fn deployment_owned(&self) -> impl Iterator<Item = &Arc<DynamicObject>> {
+        let uid = self.deployment.as_ref().and_then(|deployment| deployment.uid());
+        self.replica_sets.iter().filter(move |set| uid.is_some() && controller(set) == uid.as_deref())
+    }
+
+    fn owned_by_canary(&self, set: &DynamicObject) -> bool {
+        controller(set).is_some() && controller(set) == self.canary.metadata.uid.as_deref()
+    }
+}
+
+/// The observation of this pass, but for what costs a call: `check` and `trouble` are passed in.
+#[must_use]
+pub fn observation(
+    world: &World,
+    state: &State,
+    setup: Setup,
+    route: Route,
+    check: Check,
+    trouble: Option<String>,
+) -> Observation {
+    Observation {
+        deleting: world.canary.metadata.deletion_timestamp.is_some(),
+        setup,
+        target: target(world, state),
+        canary: canary_set(world, state, trouble),
+        route,
+        check,
+        verbs: verbs(&world.canary),
+    }
+}
+
+/// `pod-template-hash` of a ReplicaSet.
+#[must_use]
+pub fn hash(set: &DynamicObject) -> Option<&str> {
+    set.metadata.labels.as_ref()?.get(POD_TEMPLATE_HASH).map(String::as_str)
+}
+
+/// A number of an object, 0 where it is absent (as the API omits zeroes).
+#[must_use]
+pub fn number(object: &DynamicObject, pointer: &str) -> u32 {
+    object.data.pointer(pointer).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+}
+
+/// Replicas that a Deployment or ReplicaSet asks for; the API's default is 1.
+#[must_use]
+pub fn replicas(object: &DynamicObject) -> u32 {
+    match object.data.pointer("/spec/replicas") {
+        Some(_) => number(object, "/spec/replicas"),
+        None => 1,
+    }
+}
+
+fn match_labels(deployment: &DynamicObject) -> BTreeMap<String, String> {
+    let labels = deployment.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
+
+fn controller(set: &DynamicObject) -> Option<&str> {
+    let owners = set.metadata.owner_references.as_deref()?;
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+fn replica_sets(
+    caches: &Caches,
+    canary: &Canary,
+    namespace: &str,
+    deployment: Option<&DynamicObject>,
+) -> Vec<Arc<DynamicObject>> {
+    let deployment_uid = deployment.and_then(|deployment| deployment.metadata.uid.as_deref());
+    let selector = deployment.map(match_labels).unwrap_or_default();
+    caches.replica_sets.state_filter(|set| {
+        if set.metadata.namespace.as_deref() != Some(namespace) || set.metadata.deletion_timestamp.is_some() {
+            return false;
+        }
+        match controller(set) {
+            Some(uid) => Some(uid) == deployment_uid || Some(uid) == canary.metadata.uid.as_deref(),
+            None => {
+                let labels = set.metadata.labels.clone().unwrap_or_default();
+                !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+            }
+        }
+    })
+}
+
+fn is_live(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    pod.meta().deletion_timestamp.is_none()
+        && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn target(world: &World, state: &State) -> Target {
+    let Some(deployment) = world.deployment.as_ref().filter(|deployment| deployment.metadata.deletion_timestamp.is_none())
+    else {
+        return Target::Missing;
+    };
+    let Some(raw) = world.template() else { return Target::Missing };
+    let replicas = replicas(deployment);
+    Target::Present(TargetView {
+        uid: deployment.uid().unwrap_or_default(),
+        template: template_view(world, state, raw),
+        paused: paused(deployment),
+        replicas,
+        max_unavailable: max_unavailable(deployment, replicas),
+        native: native(world, deployment, raw, replicas),
+        other_pods: world
+            .deployment_owned()
+            .filter(|set| hash(set) != state.canary.as_ref().map(|canary| canary.0.as_str()))
+            .map(|set| number(set, "/status/replicas").max(self::replicas(set)))
+            .sum(),
+    })
+}
+
+/// The revision of the set that runs this template; where none does, the one that ours would carry. Zero-sized sets of
+/// older releases do not count: ours replaces them.
+fn template_view(world: &World, state: &State, raw: &Value) -> Template {
+    let set_template = |set: &DynamicObject| set.data.pointer("/spec/template").cloned().unwrap_or_default();
+    let known = |revision: &Option<Revision>| {
+        let set = world.replica_set(revision.as_ref()?)?;
+        template::equal(&set_template(set), raw).then(|| revision.clone()).flatten()
+    };
+    let running = || {
+        let mut active = world.deployment_owned().filter(|set| is_active(set));
+        let set = active.find(|set| template::equal(&set_template(set), raw))?;
+        hash(set).map(|hash| Revision(hash.to_owned()))
+    };
+    // A target at 0 replicas runs nothing; its newest set with this template is the one.
+    let idle = || {
+        let deployment = world.deployment.as_ref()?;
+        let mut sets = world.deployment_owned();
+        let set = sets.find(|set| replicas(deployment) == 0 && template::equal(&set_template(set), raw))?;
+        hash(set).map(|hash| Revision(hash.to_owned()))
+    };
+    let revision = known(&state.stable)
+        .or_else(|| known(&state.canary))
+        .or_else(running)
+        .or_else(idle)
+        .unwrap_or_else(|| Revision(template::revision(raw)));
+    let stable = state.stable.as_ref().and_then(|stable| world.replica_set(stable));
+    let restart_only = stable.is_some_and(|set| template::differ_by_restart_only(&set_template(set), raw));
+    Template { revision, restart_only }
+}
+
+fn is_active(set: &DynamicObject) -> bool {
+    replicas(set) > 0 || number(set, "/status/replicas") > 0
+}
+
+/// Whose pause it is: the hold policy leaves its mark beside the field.
+#[must_use]
+pub fn paused(deployment: &DynamicObject) -> Paused {
+    let paused = deployment.data.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false);
+    match (paused, deployment.annotations().contains_key(ANNOTATION_HELD)) {
+        (false, _) => Paused::No,
+        (true, true) => Paused::Held,
+        (true, false) => Paused::ByManifest,
+    }
+}
+
+fn native(world: &World, deployment: &DynamicObject, raw: &Value, replicas: u32) -> Native {
+    let generation = deployment.metadata.generation.unwrap_or_default();
+    let observed = deployment.data.pointer("/status/observedGeneration").and_then(Value::as_i64).unwrap_or_default();
+    if observed < generation {
+        return Native::Moving;
+    }
+    let active: Vec<_> = world.deployment_owned().filter(|set| is_active(set)).collect();
+    let equal = |set: &DynamicObject| {
+        set.data.pointer("/spec/template").is_some_and(|template| template::equal(template, raw))
+    };
+    let settled = |set: &Arc<DynamicObject>| hash(set).map(|hash| Native::Settled(Revision(hash.to_owned())));
+    if paused(deployment) != Paused::No {
+        return match active.as_slice() {
+            [only] => settled(only).unwrap_or(Native::Moving),
+            [] => world.deployment_owned().find(|set| equal(set)).and_then(settled).unwrap_or(Native::Moving),
+            _ => Native::Torn,
+        };
+    }
+    let complete = ["/status/replicas", "/status/updatedReplicas", "/status/availableReplicas"]
+        .iter()
+        .all(|pointer| number(deployment, pointer) == replicas);
+    match active.as_slice() {
+        [only] if complete && equal(only) => settled(only).unwrap_or(Native::Moving),
+        [] if replicas == 0 => {
+            world.deployment_owned().find(|set| equal(set)).and_then(settled).unwrap_or(Native::Moving)
+        }
+        _ => Native::Moving,
+    }
+}
+
+/// `maxUnavailable` in pods, as the Deployment controller resolves it (percent rounded down; surge rounded up, and one
+/// pod where both come to none).
+fn max_unavailable(deployment: &DynamicObject, replicas: u32) -> u32 {
+    let rolling = |field: &str| deployment.data.pointer(&format!("/spec/strategy/rollingUpdate/{field}")).cloned();
+    let resolve = |value: Option<Value>, round_up: bool| match value {
+        Some(Value::Number(number)) => number.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0),
+        Some(Value::String(text)) => {
+            let percent = text.trim_end_matches('%').parse::<u64>().unwrap_or(0);
+            let scaled = u64::from(replicas) * percent;
+            u32::try_from(if round_up { scaled.div_ceil(100) } else { scaled / 100 }).unwrap_or(0)
+        }
+        _ => 0,
+    };
+    if deployment.data.pointer("/spec/strategy/type").and_then(Value::as_str) == Some("Recreate") {
+        return 0;
+    }
+    let unavailable = resolve(rolling("maxUnavailable"), false);
+    if unavailable == 0 && resolve(rolling("maxSurge"), true) == 0 { 1 } else { unavailable }
+}
+
+/// `maxSurge` in pods.
+#[must_use]
+pub fn max_surge(deployment: &DynamicObject, replicas: u32) -> u32 {
+    match deployment.data.pointer("/spec/strategy/rollingUpdate/maxSurge") {
+        Some(Value::Number(number)) => number.as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0),
+        Some(Value::String(text)) => {
+            let percent = text.trim_end_matches('%').parse::<u64>().unwrap_or(0);
+            u32::try_from((u64::from(replicas) * percent).div_ceil(100)).unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
+fn canary_set(world: &World, state: &State, trouble: Option<String>) -> Option<CanarySet> {
+    let set = world.replica_set(state.canary.as_ref()?)?;
+    let ours = world.owned_by_canary(set);
+    // A set of an older release that went by the same name; ours replaces it.
+    if !ours && !is_active(set) {
+        return None;
+    }
+    Some(CanarySet {
+        desired: replicas(set),
+        pods: number(set, "/status/replicas"),
+        available: number(set, "/status/availableReplicas"),
+        adopted: !ours,
+        trouble,
+    })
+}
+
+fn verbs(canary: &Canary) -> Verbs {
+    let revision = |name: &str| canary.annotations().get(name).map(|revision| Revision(revision.clone()));
+    Verbs {
+        promote: revision(ANNOTATION_PROMOTE),
+        abort: revision(ANNOTATION_ABORT),
+        pause: revision(ANNOTATION_PAUSE),
+        retry: revision(ANNOTATION_RETRY),
+    }
+}
+
+/// What keeps pods from becoming available, in the words of the kubelet or the scheduler: the commonest of them.
+#[must_use]
+pub fn trouble(pods: &[Pod]) -> Option<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for pod in pods {
+        if let Some(trouble) = pod_trouble(pod) {
+            *counts.entry(trouble).or_default() += 1;
+        }
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(trouble, _)| trouble)
+}
+
+fn pod_trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let containers = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    for container in containers {
+        let name = &container.name;
+        let state = container.state.as_ref();
+        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
+            let reason = waiting.reason.as_deref().unwrap_or("waiting");
+            if !matches!(reason, "ContainerCreating" | "PodInitializing") {
+                let exit = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+                let code = exit.map(|exit| format!(" (last exit code {})", exit.exit_code)).unwrap_or_default();
+                return Some(format!("container {name}: {reason}{code}"));
+            }
+        }
+        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0) {
+            return Some(format!("container {name} exited with code {}", ended.exit_code));
+        }
+        if !container.ready && state.is_some_and(|state| state.running.is_some()) {
+            return Some(format!("container {name} runs but is not ready"));
+        }
+    }
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some(format!("cannot be scheduled: {}", unscheduled.message.as_deref().unwrap_or("no reason given")))
+}

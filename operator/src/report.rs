@@ -1,0 +1,162 @@
+//! Happenings → Kubernetes Events and alerts, off the reconcile's path. Changes no state; a failure here delays nothing.
+
+use chrono::{DateTime, Utc};
+use crds::{Canary, canary::Severity};
+use kube::{
+    Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use rollout::{Happening, State};
+use tokio::sync::mpsc;
+
+use crate::{
+    alerts::{DeliveryReport, Fact, Kind, Message, MessageId, Outbox, Outcome},
+    api::call,
+    validate,
+};
+
+/// Events that may wait to be written; past it the newest is dropped, and counted in the log.
+const EVENT_QUEUE: usize = 1_024;
+/// Longest note that the Events API takes.
+const NOTE_MAX: usize = 1_000;
+
+/// Takes happenings and lets them go their ways.
+#[derive(Clone)]
+pub struct Desk {
+    events: mpsc::Sender<Outgoing>,
+    outbox: Outbox,
+}
+
+struct Outgoing {
+    canary: Box<Canary>,
+    event: Event,
+}
+
+impl Desk {
+    /// A reporter and the task that writes its Events.
+    #[must_use]
+    pub fn new(client: Client, pod: &str, outbox: Outbox) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let (events, mut queue) = mpsc::channel::<Outgoing>(EVENT_QUEUE);
+        let reporter = Reporter { controller: "sluice-operator".to_owned(), instance: Some(pod.to_owned()) };
+        let recorder = Recorder::new(client, reporter);
+        let write = async move {
+            while let Some(Outgoing { canary, event }) = queue.recv().await {
+                let reference = canary.object_ref(&());
+                if let Err(error) = call("write an Event", recorder.publish(&event, &reference)).await {
+                    tracing::warn!(error = %crate::telemetry::Chain(&error), "event not written");
+                }
+            }
+        };
+        (Self { events, outbox }, write)
+    }
+
+    /// Tells one happening of a release.
+    pub fn tell(&self, canary: &Canary, state: &State, happening: &Happening, facts: &[Fact], now: DateTime<Utc>) {
+        let told = Told::of(state, happening);
+        tracing::info!(reason = told.reason, weight = state.weight, message = told.note, at = %now, "canary");
+        self.event(canary, told.kind.severity(), told.reason, &told.action, &told.note);
+        let alerts = validate::analysis(&canary.spec).alerts.unwrap_or_default();
+        if !alerts.is_empty() {
+            self.outbox.offer(message(canary, state, &told, facts), &alerts);
+        }
+    }
+
+    /// Writes an Event that is not a happening of a release.
+    pub fn event(&self, canary: &Canary, severity: Severity, reason: &str, action: &str, note: &str) {
+        let type_ = if severity == Severity::Info { EventType::Normal } else { EventType::Warning };
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note.chars().take(NOTE_MAX).collect()),
+            // Part of the key by which the recorder folds repetitions: the weight keeps steps apart.
+            action: action.to_owned(),
+            secondary: None,
+        };
+        if self.events.try_send(Outgoing { canary: Box::new(canary.clone()), event }).is_err() {
+            tracing::warn!(reason, "event queue full, event dropped");
+        }
+    }
+
+    /// Tells that an alert could not be delivered.
+    pub fn delivery(&self, canary: &Canary, report: &DeliveryReport) {
+        let (reason, why) = match &report.outcome {
+            Outcome::Delivered { .. } => return,
+            Outcome::Failed { why } => ("AlertFailed", why),
+            Outcome::Dropped { why } => ("AlertDropped", why),
+        };
+        self.event(canary, Severity::Warn, reason, &format!("Alert{:?}", report.kind), why);
+    }
+}
+
+struct Told {
+    kind: Kind,
+    reason: &'static str,
+    action: String,
+    note: String,
+}
+
+impl Told {
+    fn of(state: &State, happening: &Happening) -> Self {
+        let told = |kind, reason, note: String| Self { kind, reason, action: format!("{reason}{}", state.counter), note };
+        match happening {
+            Happening::Initialized => told(
+                Kind::Initialized,
+                "Initialized",
+                "traffic goes through the proxies; the next change of the pod template is released step by step".to_owned(),
+            ),
+            Happening::Started { canary } => {
+                told(Kind::Started, "ReleaseStarted", format!("release of revision {canary} begins"))
+            }
+            Happening::Restarted { canary } => told(
+                Kind::Restarted,
+                "ReleaseRestarted",
+                format!("the pod template changed again: release of revision {canary} begins"),
+            ),
+            Happening::Weight(weight) => {
+                told(Kind::Weight, "WeightChanged", format!("weight {weight} % of step {}", rollout::step_label(state)))
+            }
+            Happening::Held(reason) => told(Kind::Held, reason.code(), reason.to_string()),
+            Happening::CheckFailed { failure, failed_checks } => {
+                told(Kind::CheckFailed, failure.code(), format!("{failure} (failed check {failed_checks})"))
+            }
+            Happening::Promoted => told(
+                Kind::Promoted,
+                "Promoted",
+                match &state.stable {
+                    Some(stable) => format!("revision {stable} is promoted: the pods that were judged serve"),
+                    None => "promoted".to_owned(),
+                },
+            ),
+            Happening::RolledBack(failure) => told(
+                Kind::RolledBack,
+                failure.code(),
+                match &state.canary {
+                    Some(canary) => format!("revision {canary} is rolled back: {failure}"),
+                    None => format!("rolled back: {failure}"),
+                },
+            ),
+            Happening::Reverted => {
+                told(Kind::Reverted, "Reverted", "Git is back at the stable template; no pod was moved".to_owned())
+            }
+        }
+    }
+}
+
+fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Message {
+    Message {
+        id: MessageId {
+            canary_uid: canary.metadata.uid.clone().unwrap_or_default(),
+            counter: i64::try_from(state.counter).unwrap_or(i64::MAX),
+            kind: told.kind,
+        },
+        namespace: canary.metadata.namespace.clone().unwrap_or_default(),
+        canary: canary.metadata.name.clone().unwrap_or_default(),
+        severity: told.kind.severity(),
+        stable_revision: state.stable.as_ref().map(ToString::to_string),
+        canary_revision: state.canary.as_ref().map(ToString::to_string),
+        weight_percent: i32::try_from(state.weight).unwrap_or(i32::MAX),
+        step: rollout::step_label(state),
+        reason: told.note.clone(),
+        facts: facts.to_vec(),
+    }
+}

@@ -1,0 +1,172 @@
+//! Wires the parts together and keeps them until a signal or the loss of the lease.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kube::{Client, runtime::reflector::ObjectRef};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Health, Metrics},
+    alerts,
+    args::RunArgs,
+    authority::Authority,
+    caches::{self, Caches, Waker},
+    controller::{self, Context},
+    feed,
+    identity::Identities,
+    lease::{Lease, Timing},
+    measure::{Measurer, Settings},
+    outbound::{Outbound, Policy},
+    pool::PoolSettings,
+    publish::{self, Publisher},
+    report::Desk,
+};
+
+/// Longest time that a pass under way may take to end after SIGTERM, before the lease is let go.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs the operator until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A part could not be started, or the lease was lost: the process has to end, and Kubernetes starts it anew.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let (health, metrics) = (Health::new(), Metrics::new());
+    let config = kube::Config::infer().await.context("cannot find the API server")?;
+    let client = admin::client(config, &health, &metrics).context("cannot make a client for the API server")?;
+    let stop = CancellationToken::new();
+    let admin_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_ADMIN_PORT)).await?;
+    tokio::spawn(admin::serve(admin_listener, health.clone(), metrics.clone(), stop.clone()));
+
+    let authority = Authority::open(&client, &args.pod_namespace).await.context("cannot open the CA")?;
+    tokio::spawn(authority.clone().run(client.clone(), stop.clone()));
+    let publisher = Publisher::new(&metrics);
+    let config_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_CONFIG_PORT)).await?;
+    tokio::spawn(publish::serve(
+        config_listener,
+        Some(authority.server_config()),
+        Identities::new(client.clone()),
+        publisher.clone(),
+        stop.clone(),
+    ));
+
+    let (waker, mut receivers) = Waker::new(2);
+    let (caches, watches) = caches::start(&client, &waker);
+    tokio::spawn(watches);
+    caches::WATCHED.into_iter().for_each(|plural| health.watch(plural));
+    let synced = health.gate("caches");
+    caches.ready().await;
+    synced.open();
+    let (reconcile_wakes, feed_wakes) = (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
+    tokio::spawn(feed::run(caches.clone(), publisher.clone(), feed_wakes));
+    tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker));
+
+    let context = context(&args, &client, caches, publisher.clone(), metrics.clone(), authority, &stop)?;
+    lead(&args, &client, metrics, context, reconcile_wakes, &stop).await?;
+    publisher.shutdown();
+    Ok(())
+}
+
+fn context(
+    args: &RunArgs,
+    client: &Client,
+    caches: Caches,
+    publisher: Publisher,
+    metrics: Metrics,
+    authority: Authority,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Context>> {
+    let policy = Policy { loopback: args.outbound_allow_loopback, denied: args.outbound_deny.clone(), ..Policy::default() };
+    let outbound = Outbound::new(policy).context("cannot set up outbound HTTP")?;
+    let settings = Settings {
+        metrics_server: args.metrics_server.clone(),
+        scrape_interval: Duration::from_secs(args.scrape_interval),
+    };
+    let measurer = Measurer::new(outbound.clone(), settings);
+    let (outbox, sender, mut deliveries) = alerts::outbox(client.clone(), outbound);
+    tokio::spawn(sender.run(stop.clone()));
+    let (desk, events) = Desk::new(client.clone(), &args.pod_name, outbox);
+    tokio::spawn(events);
+    let (canaries, delivery_desk) = (caches.canaries.clone(), desk.clone());
+    tokio::spawn(async move {
+        while let Some(report) = deliveries.recv().await {
+            if let Some(canary) = canaries.get(&ObjectRef::new(&report.canary).within(&report.namespace)) {
+                delivery_desk.delivery(&canary, &report);
+            }
+        }
+    });
+    let pool = PoolSettings {
+        image: args.proxy_image.clone(),
+        image_pull_policy: Some(args.proxy_image_pull_policy.clone()),
+        operator: format!(
+            "{}.{}.svc:{}",
+            crds::names::OPERATOR_SERVICE,
+            args.pod_namespace,
+            proxy_api::OPERATOR_CONFIG_PORT
+        ),
+        ca_bundle: String::new(),
+        scrape: true,
+    };
+    Ok(Arc::new(Context::new(client.clone(), caches, publisher, measurer, desk, metrics, authority, pool)))
+}
+
+/// Acknowledgements and connections move releases on, so they wake their passes.
+async fn wake_on_acks(caches: Caches, publisher: Publisher, waker: Waker) {
+    let mut changes = Box::pin(publisher.changes());
+    while let Some(change) = futures::StreamExt::next(&mut changes).await {
+        let key = ObjectRef::new(&change.canary).within(&change.namespace);
+        if caches.canaries.get(&key).is_some() {
+            waker.wake(&key);
+        }
+    }
+}
+
+/// Reconciles while this replica holds the lease; ends on a signal, or with an error when the lease is lost.
+async fn lead(
+    args: &RunArgs,
+    client: &Client,
+    metrics: Metrics,
+    context: Arc<Context>,
+    wakes: tokio::sync::mpsc::Receiver<caches::Key>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let (sender, mut leading) = watch::channel(false);
+    let lease = Lease {
+        client: client.clone(),
+        namespace: args.pod_namespace.clone(),
+        name: crds::names::LEASE.to_owned(),
+        pod: args.pod_name.clone(),
+        timing: Timing::default(),
+    };
+    let release = CancellationToken::new();
+    let mut election = tokio::spawn(lease.run(metrics, release.clone(), sender));
+    let reconciles = async {
+        // An error means that the election has ended, which the select below sees.
+        let _ = leading.wait_for(|leading| *leading).await;
+        tracing::info!("leading");
+        controller::run(context, wakes).await;
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = &mut election => {
+            ended.context("the election panicked")?.context("leadership is lost")?;
+            anyhow::bail!("the election ended by itself");
+        }
+        () = reconciles => anyhow::bail!("the controller ended by itself"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    // Passes were dropped with `reconciles`; a write that was sent may still arrive, and the next leader's
+    // compare-and-swap finds it.
+    release.cancel();
+    let released = tokio::time::timeout(DRAIN, election).await;
+    stop.cancel();
+    released.context("the lease was not released in time")?.context("the election panicked")?.context("cannot release the lease")
+}

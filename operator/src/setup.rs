@@ -1,0 +1,201 @@
+//! Brings a Canary's traffic through the proxies, once, in the only order that loses nothing: pool, table, arms, route
+//! acknowledged, bindings, and the Service last. Afterwards it finds everything in place and makes no call.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crds::{
+    Canary,
+    names::{ANNOTATION_RESTARTED_AT, FINALIZER, HOLD_POLICY, POOL_NAME, ROUTE_POLICY},
+};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, Patch, PatchParams},
+    runtime::reflector::ObjectRef,
+};
+use rollout::{Phase, Setup, State};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{ApiError, call},
+    controller::Context,
+    observe::{World, apps},
+    pool::{self, PoolSeen},
+    services::{self, Routing, ServiceError},
+    table::{self, Entries, Table, TableError},
+};
+
+/// Set-up that could not go on in this pass.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Table(TableError),
+    #[error(transparent)]
+    Service(ServiceError),
+}
+
+/// Does what is missing and says how far it is.
+///
+/// # Errors
+/// A call failed; a later pass goes on from there.
+pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<Setup, SetupError> {
+    if let Some(why) = rival(context, &world.canary) {
+        return Ok(Setup::Refused(why));
+    }
+    let name = services::service_name(&world.canary);
+    let Some(service) = &world.service else {
+        return Ok(Setup::Pending(format!("Service {name} does not exist")));
+    };
+    let Some(template) = world.template() else {
+        return Ok(Setup::Pending(format!("Deployment {} does not exist", world.canary.spec.target_ref.name)));
+    };
+    if let Some(why) = services::refusal(service, &world.canary, &pod_labels(template)) {
+        return Ok(Setup::Refused(why));
+    }
+    context.warn_once(&world.canary, services::warnings(service, &world.canary));
+    let pool_ready = ensure_pool(context, world).await?;
+    let table = match ensure_table(context, world, service).await {
+        Err(TableError::Taken { what, by }) => {
+            return Ok(Setup::Refused(format!("{what} is managed by Canary {by}; one of the two has to go")));
+        }
+        other => other.map_err(SetupError::Table)?,
+    };
+    if services::is_routed(service, &table) {
+        return routed(context, world, state).await;
+    }
+    if !pool_ready || world.live_proxies.is_empty() {
+        return Ok(Setup::Pending("the proxies are starting".to_owned()));
+    }
+    if !context.acknowledged(world, state.counter) {
+        return Ok(Setup::Pending("waiting until every proxy has acknowledged the route".to_owned()));
+    }
+    ensure_bindings(context, None).await?;
+    match services::touch(&context.client, service, &table, Routing::Routed).await {
+        Ok(_) => Ok(Setup::Pending("the Service has just been routed to the proxies".to_owned())),
+        Err(ServiceError::NotYet { .. }) => Ok(Setup::Pending("the route policy is not in force yet".to_owned())),
+        Err(error) => Err(SetupError::Service(error)),
+    }
+}
+
+/// The Service is routed; before the first release the hold must have been seen to work.
+async fn routed(context: &Context, world: &World, state: &State) -> Result<Setup, SetupError> {
+    ensure_bindings(context, None).await?;
+    if world.live_proxies.is_empty() {
+        return Ok(Setup::Pending("no proxy is ready".to_owned()));
+    }
+    if state.phase == Phase::Initializing && !hold_works(context, world).await? {
+        return Ok(Setup::Pending("the hold policy is not in force yet".to_owned()));
+    }
+    Ok(Setup::Ready)
+}
+
+/// Another Canary that was there first and wants the same Deployment or Service.
+fn rival(context: &Context, canary: &Canary) -> Option<String> {
+    let age = |canary: &Canary| {
+        let created = canary.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
+        (created, canary.metadata.uid.clone())
+    };
+    let older = context.caches.canaries.find(|other| {
+        other.metadata.namespace == canary.metadata.namespace
+            && other.metadata.uid != canary.metadata.uid
+            && age(other) < age(canary)
+            && (other.spec.target_ref.name == canary.spec.target_ref.name
+                || services::service_name(other) == services::service_name(canary))
+    })?;
+    let same_target = older.spec.target_ref.name == canary.spec.target_ref.name;
+    let what = if same_target {
+        format!("Deployment {}", canary.spec.target_ref.name)
+    } else {
+        format!("Service {}", services::service_name(canary))
+    };
+    Some(format!("{what} is managed by the older Canary {}; delete one of the two", older.name_any()))
+}
+
+fn pod_labels(template: &Value) -> std::collections::BTreeMap<String, String> {
+    template
+        .pointer("/metadata/labels")
+        .and_then(|labels| serde_json::from_value(labels.clone()).ok())
+        .unwrap_or_default()
+}
+
+async fn ensure_pool(context: &Context, world: &World) -> Result<bool, SetupError> {
+    let (client, namespace) = (&context.client, world.namespace.as_str());
+    let pool = pool::ensure_default(client, namespace, world.pool.as_deref()).await?;
+    let objects = pool::build(&pool, &context.pool_settings());
+    let deployment = world.pool_deployment.as_deref().and_then(typed);
+    let named = |name: Option<String>| name.unwrap_or_default();
+    let account = context.caches.pool_accounts.get(&ObjectRef::new(POOL_NAME).within(namespace));
+    let config_map = context
+        .caches
+        .pool_config_maps
+        .get(&ObjectRef::new(&named(objects.config_map.metadata.name.clone())).within(namespace));
+    let budget = context
+        .caches
+        .pool_budgets
+        .get(&ObjectRef::new(&named(objects.disruption_budget.metadata.name.clone())).within(namespace));
+    let seen = PoolSeen {
+        service_account: account.as_deref(),
+        config_map: config_map.as_deref(),
+        deployment: deployment.as_ref(),
+        disruption_budget: budget.as_deref(),
+    };
+    pool::ensure(client, &objects, &seen).await?;
+    pool::mirror(client, &pool, &Table::parse(world.table.as_deref()), deployment.as_ref()).await?;
+    Ok(pool::is_ready(deployment.as_ref(), &objects))
+}
+
+fn typed(object: &DynamicObject) -> Option<Deployment> {
+    serde_json::from_value(serde_json::to_value(object).ok()?).ok()
+}
+
+async fn ensure_table(context: &Context, world: &World, service: &Service) -> Result<Table, TableError> {
+    let here = |namespace: Option<String>| namespace.as_deref() == Some(world.namespace.as_str());
+    let canaries = context.caches.canaries.state_filter(|canary| here(canary.metadata.namespace.clone()));
+    let live: BTreeSet<String> = canaries.iter().map(|canary| canary.name_any()).collect();
+    let services: Vec<Arc<Service>> = if world.table.is_none() {
+        context.caches.services.state_filter(|service| here(service.metadata.namespace.clone()))
+    } else {
+        Vec::new()
+    };
+    let services: Vec<&Service> = services.iter().map(AsRef::as_ref).collect();
+    let entries = Entries::of(&world.canary, service);
+    table::ensure(&context.client, &world.namespace, world.table.as_deref(), &services, &live, &entries).await
+}
+
+/// The bindings name every namespace with a Canary that has begun its set-up, but for `leaving` where it is the last.
+///
+/// # Errors
+/// A call failed.
+pub async fn ensure_bindings(context: &Context, leaving: Option<&Canary>) -> Result<(), ApiError> {
+    let managed: BTreeSet<String> = context
+        .caches
+        .canaries
+        .state_filter(|canary| {
+            canary.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
+                && leaving.is_none_or(|leaving| leaving.metadata.uid != canary.metadata.uid)
+        })
+        .iter()
+        .filter_map(|canary| canary.namespace())
+        .collect();
+    let hold = context.caches.bindings.get(&ObjectRef::new(HOLD_POLICY));
+    let route = context.caches.bindings.get(&ObjectRef::new(ROUTE_POLICY));
+    table::ensure_bindings(&context.client, &managed, hold.as_deref(), route.as_deref()).await?;
+    Ok(())
+}
+
+/// Asks the API server, without storing anything, whether a template change would come back paused.
+async fn hold_works(context: &Context, world: &World) -> Result<bool, ApiError> {
+    let Some(deployment) = &world.deployment else { return Ok(false) };
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &world.namespace, &apps("Deployment"));
+    let probe = json!({
+        "spec": { "template": { "metadata": { "annotations": { ANNOTATION_RESTARTED_AT: "sluice-probe" } } } }
+    });
+    let params = PatchParams { dry_run: true, ..PatchParams::default() };
+    let act = format!("try the hold on Deployment {}", deployment.name_any());
+    let answer = call(act, api.patch(&deployment.name_any(), &params, &Patch::Merge(probe))).await?;
+    let paused = answer.data.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false);
+    let opted_out = deployment.annotations().get(crds::names::ANNOTATION_HOLD).map(String::as_str) == Some("off");
+    Ok(paused || opted_out)
+}

@@ -1,0 +1,141 @@
+//! Takes a Canary out of the traffic, in the order that loses nothing: canary pods gone, Service back on its own
+//! selector, proxies drained, table and pool gone, target unpaused if that ships nothing, finalizer off.
+//!
+//! Every stage is recognised from the objects alone, so a restart goes on where it was. Bounded: a proxy that is out of
+//! reach delays it by 30 s, a missing Service or Deployment by nothing.
+
+use std::time::Duration;
+
+use crds::{
+    canary::Severity,
+    names::{FINALIZER, POD_TEMPLATE_HASH},
+};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+    runtime::reflector::ObjectRef,
+};
+use rollout::{Paused, State};
+use serde_json::json;
+
+use crate::{
+    api::{ApiError, call},
+    controller::Context,
+    observe::{World, paused},
+    pool, services,
+    services::{Routing, ServiceError},
+    setup,
+    table::{self, Table, TableError},
+    template,
+};
+
+/// How long the proxies go on serving after the Service has its own selector back: kube-proxy needs about a second to
+/// move new connections, clients need a while to let go of the old ones.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How soon to look again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A stage that could not be completed in this pass.
+#[derive(Debug, thiserror::Error)]
+pub enum TeardownError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// Does the next stage; the time after which to look again, or none when the finalizer is off.
+///
+/// # Errors
+/// A call failed; a later pass goes on from there.
+pub async fn run(context: &Context, world: &World, state: &State) -> Result<Option<Duration>, TeardownError> {
+    if world.canary_owned().next().is_some() || canary_pods_left(context, world, state).await? {
+        return Ok(Some(AGAIN));
+    }
+    let table = Table::parse(world.table.as_deref());
+    let canary = &world.canary;
+    if table.held.values().any(|holder| *holder == canary.name_any()) {
+        table::release(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
+        return Ok(Some(Duration::ZERO));
+    }
+    if let Some(service) = world.service.as_ref().filter(|service| !services::is_restored(service)) {
+        match services::touch(&context.client, service, &table, Routing::Restored).await {
+            Ok(_) | Err(ServiceError::NotYet { .. }) => return Ok(Some(AGAIN)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(left) = context.drain_left(canary, DRAIN) {
+        return Ok(Some(left));
+    }
+    if is_held_at_stable(world, state) {
+        // `desired.hold` is being carried out; the cache shows it in a moment.
+        return Ok(Some(AGAIN));
+    }
+    let last = table::forget(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
+    if last && !pool::remove(&context.client, &world.namespace, world.pool.as_deref()).await? {
+        return Ok(Some(AGAIN));
+    }
+    setup::ensure_bindings(context, Some(canary)).await?;
+    tell_of_hold(context, world);
+    finish(context, world).await?;
+    Ok(None)
+}
+
+/// Deleting a ReplicaSet leaves its pods ready for about a second, and the Service's own selector names them too.
+async fn canary_pods_left(context: &Context, world: &World, state: &State) -> Result<bool, ApiError> {
+    let Some(canary) = state.canary.as_ref().filter(|canary| Some(*canary) != state.stable.as_ref()) else {
+        return Ok(false);
+    };
+    let selector: Vec<String> = world
+        .selector()
+        .into_iter()
+        .chain([(POD_TEMPLATE_HASH.to_owned(), canary.0.clone())])
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &world.namespace);
+    let pods = call("list canary pods", api.list(&ListParams::default().labels(&selector.join(",")))).await?;
+    Ok(pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()))
+}
+
+fn is_held_at_stable(world: &World, state: &State) -> bool {
+    let Some(deployment) = &world.deployment else { return false };
+    let stable = state.stable.as_ref().and_then(|stable| world.replica_set(stable));
+    let equal = match (world.template(), stable.and_then(|set| set.data.pointer("/spec/template"))) {
+        (Some(left), Some(right)) => template::equal(left, right),
+        _ => false,
+    };
+    paused(deployment) == Paused::Held && equal
+}
+
+/// What was not judged stays paused; the way to ship it is said aloud.
+fn tell_of_hold(context: &Context, world: &World) {
+    let Some(deployment) = world.deployment.as_ref().filter(|deployment| paused(deployment) == Paused::Held) else {
+        return;
+    };
+    let name = deployment.name_any();
+    let note = format!(
+        "Deployment {name} stays paused on its stable pods, because its template was never promoted; \
+         `kubectl rollout resume deployment/{name}` ships it"
+    );
+    context.desk.event(&world.canary, Severity::Warn, "StillHeld", "Deleting", &note);
+}
+
+async fn finish(context: &Context, world: &World) -> Result<(), ApiError> {
+    let canary = &world.canary;
+    let rest: Vec<_> = canary.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
+    let patch = json!({ "metadata": { "resourceVersion": canary.resource_version(), "finalizers": rest } });
+    let api = context.canaries(&world.namespace);
+    let name = canary.name_any();
+    match call(format!("let go of Canary {name}"), api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => {
+            context.forget(canary);
+            context.publisher.remove(&canary.uid().unwrap_or_default());
+            tracing::debug!(canary = %ObjectRef::from_obj(canary.as_ref()), "finalizer off");
+            Ok(())
+        }
+    }
+}

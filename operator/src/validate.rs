@@ -1,0 +1,157 @@
+//! Spec → [`Plan`], once, at the edge. Pure.
+//!
+//! The API server has checked schema and CEL rules; what is checked here too guards against objects that were stored
+//! before a rule existed.
+
+use chrono::TimeDelta;
+use crds::canary::{Analysis, CanarySpec, Metric};
+use rollout::Plan;
+
+/// Steps without `stepWeights` or `stepWeight` (DESIGN §4).
+const DEFAULT_STEPS: [u32; 4] = [10, 25, 50, 100];
+/// Lowest success rate in percent where `analysis.metrics` is absent.
+const DEFAULT_SUCCESS_RATE: f64 = 99.0;
+
+/// A field that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {expected}")]
+pub struct Invalid {
+    /// Path within the object.
+    pub field: &'static str,
+    /// What was expected, as the rest of a sentence.
+    pub expected: String,
+}
+
+/// Makes the plan of a Canary.
+///
+/// # Errors
+/// Names the first field that cannot be carried out; a retry helps only after the spec has changed.
+pub fn plan(spec: &CanarySpec) -> Result<Plan, Invalid> {
+    let analysis = analysis(spec);
+    Ok(Plan {
+        steps: steps(&analysis)?,
+        interval: interval("spec.analysis.interval", &analysis.interval)?,
+        threshold: positive("spec.analysis.threshold", analysis.threshold)?,
+        step_checks: positive("spec.analysis.stepChecks", analysis.step_checks.unwrap_or(1))?,
+        progress_deadline: TimeDelta::seconds(i64::from(positive(
+            "spec.progressDeadlineSeconds",
+            spec.progress_deadline_seconds,
+        )?)),
+        skip_analysis: spec.skip_analysis,
+        suspended: spec.suspend,
+    })
+}
+
+/// The analysis with its defaults.
+#[must_use]
+pub fn analysis(spec: &CanarySpec) -> Analysis {
+    spec.analysis.clone().unwrap_or_else(|| Analysis {
+        interval: crds::canary::default_interval(),
+        threshold: crds::canary::default_threshold(),
+        ..Analysis::default()
+    })
+}
+
+/// The metrics with their default: the built-in success rate.
+#[must_use]
+pub fn metrics(analysis: &Analysis) -> Vec<Metric> {
+    analysis.metrics.clone().unwrap_or_else(|| {
+        vec![Metric {
+            name: "request-success-rate".to_owned(),
+            interval: None,
+            threshold_range: crds::canary::ThresholdRange { min: Some(DEFAULT_SUCCESS_RATE), max: None },
+            template_ref: None,
+            template_variables: None,
+        }]
+    })
+}
+
+/// Name of the Service: the target's where none is given.
+#[must_use]
+pub fn service_name(spec: &CanarySpec) -> &str {
+    spec.service.name.as_deref().unwrap_or(&spec.target_ref.name)
+}
+
+/// A time such as `500ms`, `10s`, `1m` or `1h`.
+#[must_use]
+pub fn duration(text: &str) -> Option<TimeDelta> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (digits, unit) = text.split_at(split);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    TimeDelta::try_milliseconds(digits.parse::<i64>().ok()?.checked_mul(millis)?)
+}
+
+fn interval(field: &'static str, text: &str) -> Result<TimeDelta, Invalid> {
+    let range = TimeDelta::seconds(1)..=TimeDelta::hours(1);
+    duration(text)
+        .filter(|interval| range.contains(interval))
+        .ok_or_else(|| Invalid { field, expected: format!("is {text}, but must lie between 1s and 1h") })
+}
+
+fn positive(field: &'static str, value: i32) -> Result<u32, Invalid> {
+    u32::try_from(value)
+        .ok()
+        .filter(|value| *value > 0)
+        .ok_or_else(|| Invalid { field, expected: format!("is {value}, but must be at least 1") })
+}
+
+fn steps(analysis: &Analysis) -> Result<Vec<u32>, Invalid> {
+    let steps = match (&analysis.step_weights, analysis.step_weight) {
+        (Some(weights), _) => weights.iter().map(|weight| positive("spec.analysis.stepWeights", *weight)).collect::<Result<_, _>>()?,
+        (None, Some(step)) => {
+            let step = positive("spec.analysis.stepWeight", step)?;
+            let last = positive("spec.analysis.maxWeight", analysis.max_weight.unwrap_or(100))?.min(100);
+            let mut steps: Vec<u32> = (step..last).step_by(step as usize).collect();
+            steps.push(last);
+            steps
+        }
+        (None, None) => DEFAULT_STEPS.to_vec(),
+    };
+    let rising = steps.windows(2).all(|pair| pair[0] < pair[1]);
+    if steps.is_empty() || !rising || steps.last().is_some_and(|last| *last > 100) {
+        let expected = "must be strictly rising weights between 1 and 100".to_owned();
+        return Err(Invalid { field: "spec.analysis.stepWeights", expected });
+    }
+    Ok(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_analysis(step_weights: Option<Vec<i32>>, step_weight: Option<i32>, max_weight: Option<i32>) -> Analysis {
+        Analysis { step_weights, step_weight, max_weight, ..Analysis::default() }
+    }
+
+    #[test]
+    fn steps_come_from_either_form_or_the_default() {
+        assert_eq!(steps(&mk_analysis(None, None, None)), Ok(vec![10, 25, 50, 100]));
+        assert_eq!(steps(&mk_analysis(Some(vec![5, 80]), None, None)), Ok(vec![5, 80]));
+        assert_eq!(steps(&mk_analysis(None, Some(20), Some(50))), Ok(vec![20, 40, 50]));
+        assert_eq!(steps(&mk_analysis(None, Some(50), None)), Ok(vec![50, 100]));
+        assert_eq!(steps(&mk_analysis(None, Some(100), None)), Ok(vec![100]));
+    }
+
+    #[test]
+    fn steps_that_do_not_rise_are_refused_by_name() {
+        for bad in [vec![], vec![10, 10], vec![20, 10], vec![50, 101], vec![0, 10], vec![-1]] {
+            let error = steps(&mk_analysis(Some(bad.clone()), None, None)).expect_err("must be refused");
+            assert_eq!(error.field, "spec.analysis.stepWeights", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_parsed() {
+        assert_eq!(duration("500ms"), Some(TimeDelta::milliseconds(500)));
+        assert_eq!(duration("2m"), Some(TimeDelta::minutes(2)));
+        for bad in ["", "s", "5", "5d", "99999999999999999999s", "-1s"] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
+    }
+}

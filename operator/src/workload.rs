@@ -1,0 +1,294 @@
+//! Writes to the target and its ReplicaSets: create, size, adopt, delete, unpause.
+//!
+//! Each makes the world a little more like `rollout::Desired` and nothing else; none waits. What cannot be undone
+//! (adopt, unpause, delete) is conditional on the very object that was judged: a conflict ends the pass, and the next
+//! one looks again.
+
+use crds::{
+    Canary,
+    names::{
+        ANNOTATION_DESIRED_REPLICAS, ANNOTATION_HELD, ANNOTATION_MAX_REPLICAS, CANARY_LABEL, POD_TEMPLATE_HASH,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+};
+use rollout::{CanaryPods, Desired, Hold, Paused, Revision};
+use serde_json::{Value, json};
+
+use crate::{
+    api::{ApiError, call},
+    observe::{World, apps, hash, max_surge, number, paused, replicas},
+    template,
+};
+
+/// A write to the workload that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadError {
+    /// The object has changed since it was judged: look again at once.
+    #[error("{0} has changed since it was read")]
+    Stale(&'static str),
+    /// The API server refused or did not answer.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// Makes the workload what `desired` says. `drained`: no proxy sends traffic to other revisions' pods any more.
+///
+/// # Errors
+/// The first write that failed; a later pass makes the rest.
+pub async fn ensure(
+    client: &Client,
+    world: &World,
+    desired: &Desired,
+    revision: Option<&Revision>,
+    drained: bool,
+) -> Result<(), WorkloadError> {
+    let workload = Workload { sets: Api::namespaced_with(client.clone(), &world.namespace, &apps("ReplicaSet")), client, world };
+    if let Some(keep) = &desired.keep_only {
+        workload.keep_only(keep).await?;
+    }
+    match (desired.canary, revision) {
+        (CanaryPods::Keep, _) => {}
+        (CanaryPods::None, _) => workload.delete_canaries(None).await?,
+        (CanaryPods::Size(size), Some(revision)) => {
+            if drained {
+                workload.delete_canaries(Some(revision)).await?;
+            }
+            workload.size(revision, size).await?;
+        }
+        (CanaryPods::Adopt { replicas, available }, Some(revision)) => {
+            workload.adopt(revision, replicas, available).await?;
+        }
+        (CanaryPods::Size(_) | CanaryPods::Adopt { .. }, None) => {}
+    }
+    match desired.hold {
+        Hold::Keep => Ok(()),
+        Hold::Release => workload.release_hold().await,
+    }
+}
+
+struct Workload<'a> {
+    client: &'a Client,
+    world: &'a World,
+    sets: Api<DynamicObject>,
+}
+
+impl Workload<'_> {
+    async fn size(&self, revision: &Revision, size: u32) -> Result<(), WorkloadError> {
+        let Some(deployment) = &self.world.deployment else { return Ok(()) };
+        match self.world.replica_set(revision) {
+            Some(set) if self.is_canarys(set) => {
+                if replicas(set) == size {
+                    return Ok(());
+                }
+                let patch = json!({ "spec": { "replicas": size } });
+                let act = format!("scale ReplicaSet {} to {size}", set.name_any());
+                call(act, self.sets.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await?;
+                Ok(())
+            }
+            // Left from an older release under the same name: it goes first.
+            Some(set) if replicas(set) == 0 => self.delete(set).await,
+            Some(_) => Ok(()),
+            None => {
+                self.delete_equal_leftovers().await?;
+                let set = canary_set(&self.world.canary, deployment, revision, size);
+                let act = format!("create ReplicaSet {}", set.name_any());
+                match call(act, self.sets.create(&PostParams::default(), &set)).await {
+                    // Created by the pass before; the cache has not seen it yet.
+                    Err(error) if error.is_conflict() => Ok(()),
+                    Err(error) => Err(error.into()),
+                    Ok(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// The Deployment controller takes the *oldest* set with an equal template for the new one: a leftover of an earlier
+    /// release would be rolled out instead of the judged set.
+    async fn delete_equal_leftovers(&self) -> Result<(), WorkloadError> {
+        let Some(raw) = self.world.template() else { return Ok(()) };
+        for set in self.world.deployment_owned() {
+            let equal = set.data.pointer("/spec/template").is_some_and(|template| template::equal(template, raw));
+            if equal && replicas(set) == 0 && number(set, "/status/replicas") == 0 {
+                self.delete(set).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_canaries(&self, but: Option<&Revision>) -> Result<(), WorkloadError> {
+        for set in self.world.canary_owned() {
+            if but.is_none_or(|but| hash(set) != Some(but.0.as_str())) {
+                self.delete(set).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, set: &DynamicObject) -> Result<(), WorkloadError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: set.uid(), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match call(format!("delete ReplicaSet {}", set.name_any()), self.sets.delete(&set.name_any(), &params)).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Gives the judged set to the Deployment, if one fresh read of both finds it as it was judged.
+    async fn adopt(&self, revision: &Revision, wanted: u32, available: u32) -> Result<(), WorkloadError> {
+        let (Some(deployment), Some(set)) = (&self.world.deployment, self.world.replica_set(revision)) else {
+            return Ok(());
+        };
+        let deployments = self.deployments();
+        let (name, set_name) = (deployment.name_any(), set.name_any());
+        let deployment = call(format!("read Deployment {name}"), deployments.get(&name)).await?;
+        let set = call(format!("read ReplicaSet {set_name}"), self.sets.get(&set_name)).await?;
+        let judged = replicas(&deployment) == wanted
+            && replicas(&set) == wanted
+            && number(&set, "/status/availableReplicas") >= available
+            && paused(&deployment) == Paused::Held
+            && same_template(&deployment, &set);
+        if !judged {
+            return Err(WorkloadError::Stale("the set under test"));
+        }
+        let patch = adoption(&set, wanted, wanted + max_surge(&deployment, wanted));
+        self.json_patch(&self.sets, &set_name, format!("adopt ReplicaSet {set_name}"), patch).await
+    }
+
+    /// Removes `paused` from the very Deployment whose template was compared.
+    async fn release_hold(&self) -> Result<(), WorkloadError> {
+        let Some(deployment) = &self.world.deployment else { return Ok(()) };
+        let patch = json!([
+            { "op": "test", "path": "/metadata/resourceVersion", "value": deployment.resource_version() },
+            { "op": "remove", "path": "/spec/paused" },
+            { "op": "remove", "path": format!("/metadata/annotations/{}", escape(ANNOTATION_HELD)) },
+        ]);
+        let name = deployment.name_any();
+        self.json_patch(&self.deployments(), &name, format!("unpause Deployment {name}"), patch).await
+    }
+
+    async fn keep_only(&self, keep: &Revision) -> Result<(), WorkloadError> {
+        for set in self.world.deployment_owned() {
+            if hash(set) != Some(keep.0.as_str()) && replicas(set) > 0 {
+                let patch = json!([
+                    { "op": "test", "path": "/metadata/resourceVersion", "value": set.resource_version() },
+                    { "op": "replace", "path": "/spec/replicas", "value": 0 },
+                ]);
+                let name = set.name_any();
+                self.json_patch(&self.sets, &name, format!("scale ReplicaSet {name} to 0"), patch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn json_patch(
+        &self,
+        api: &Api<DynamicObject>,
+        name: &str,
+        act: String,
+        patch: Value,
+    ) -> Result<(), WorkloadError> {
+        let patch: json_patch::Patch = serde_json::from_value(patch).expect("the patch is written above");
+        match call(act, api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch))).await {
+            Ok(_) => Ok(()),
+            // 422 is a failed test of the patch.
+            Err(error) if error.is_conflict() || error.is_refused() => {
+                tracing::debug!(error = %crate::telemetry::Chain(&error), "conditional write refused");
+                Err(WorkloadError::Stale("the object"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn deployments(&self) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.world.namespace, &apps("Deployment"))
+    }
+
+    fn is_canarys(&self, set: &DynamicObject) -> bool {
+        self.world.canary_owned().any(|owned| owned.uid() == set.uid())
+    }
+}
+
+fn same_template(deployment: &DynamicObject, set: &DynamicObject) -> bool {
+    let template = |object: &DynamicObject| object.data.pointer("/spec/template").cloned();
+    match (template(deployment), template(set)) {
+        (Some(left), Some(right)) => template::equal(&left, &right),
+        _ => false,
+    }
+}
+
+/// The set under test: the Deployment's template, raw, with a hash of ours.
+fn canary_set(canary: &Canary, deployment: &DynamicObject, revision: &Revision, size: u32) -> DynamicObject {
+    let spec = &deployment.data["spec"];
+    let template = template::labelled(&spec["template"], &revision.0);
+    let mut labels = template["metadata"]["labels"].clone();
+    labels[CANARY_LABEL] = Value::from(canary.name_any());
+    let mut selector = spec["selector"].clone();
+    selector["matchLabels"][POD_TEMPLATE_HASH] = Value::from(revision.0.as_str());
+    let mut set = DynamicObject::new(&format!("{}-{revision}", deployment.name_any()), &apps("ReplicaSet"));
+    set.metadata.namespace = deployment.namespace();
+    set.metadata.labels = serde_json::from_value(labels).ok();
+    set.metadata.owner_references = canary.controller_owner_ref(&()).map(|mut owner| {
+        // Blocking needs a right on our own finalizers and would stall a foreground deletion of the Canary.
+        owner.block_owner_deletion = None;
+        vec![owner]
+    });
+    set.data = json!({
+        "spec": {
+            "replicas": size,
+            "minReadySeconds": spec.get("minReadySeconds").cloned().unwrap_or(Value::from(0)),
+            "selector": selector,
+            "template": template,
+        }
+    });
+    set
+}
+
+/// The patch that leaves `set` without an owner, saturated in the Deployment controller's eyes.
+fn adoption(set: &DynamicObject, replicas: u32, max_replicas: u32) -> Value {
+    let mut patch = vec![json!({ "op": "test", "path": "/metadata/resourceVersion", "value": set.resource_version() })];
+    if set.metadata.annotations.is_none() {
+        patch.push(json!({ "op": "add", "path": "/metadata/annotations", "value": {} }));
+    }
+    for (name, value) in [(ANNOTATION_DESIRED_REPLICAS, replicas), (ANNOTATION_MAX_REPLICAS, max_replicas)] {
+        let path = format!("/metadata/annotations/{}", escape(name));
+        patch.push(json!({ "op": "add", "path": path, "value": value.to_string() }));
+    }
+    if set.labels().contains_key(CANARY_LABEL) {
+        patch.push(json!({ "op": "remove", "path": format!("/metadata/labels/{}", escape(CANARY_LABEL)) }));
+    }
+    patch.push(json!({ "op": "remove", "path": "/metadata/ownerReferences" }));
+    Value::Array(patch)
+}
+
+/// A key as a token of a JSON Pointer (RFC 6901 §3).
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_escaped_for_json_pointers() {
+        assert_eq!(escape("sluice.dev/held"), "sluice.dev~1held");
+        assert_eq!(escape("a~b/c"), "a~0b~1c");
+    }
+
+    #[test]
+    fn an_adopted_set_loses_its_owner_only_as_it_was_read() {
+        let mut set = DynamicObject::new("web-x", &apps("ReplicaSet"));
+        set.metadata.resource_version = Some("7".to_owned());
+        let patch = adoption(&set, 4, 5);
+        assert_eq!(patch[0]["value"], "7");
+        let paths: Vec<_> = patch.as_array().expect("a list").iter().map(|op| op["path"].as_str().unwrap()).collect();
+        assert_eq!(paths.last(), Some(&"/metadata/ownerReferences"));
+        assert!(patch.to_string().contains("desired-replicas"));
+    }
+}
