@@ -365,7 +365,7 @@ fn judge(
         Check::NoEvidence(reason) => next.reason = reason.clone(),
         Check::Passed => {
             next.last_check = Some(now);
-            next.passed_checks = next.passed_checks.saturating_add(1);
+            next.passed_checks = next.passed_checks.saturating_add(1).min(plan.step_checks);
             next.reason = Reason::Judging;
         }
         Check::Failed(failure) => {
