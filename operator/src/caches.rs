@@ -220,11 +220,16 @@ impl Start<'_> {
                 match event {
                     Ok(event) => {
                         writer.apply_watcher_event(&event);
-                        if let watcher::Event::Apply(object) | watcher::Event::Delete(object) | watcher::Event::InitApply(object) = &event {
+                        if let watcher::Event::Apply(object)
+                        | watcher::Event::Delete(object)
+                        | watcher::Event::InitApply(object) = &event
+                        {
                             wake(&waker, &canaries, object.meta(), wakes);
                         }
                     }
-                    Err(error) => tracing::warn!(watch = name, error = %crate::telemetry::Chain(&error), "watch failed, retrying"),
+                    Err(error) => {
+                        tracing::warn!(watch = name, error = %crate::telemetry::Chain(&error), "watch failed, retrying")
+                    }
                 }
             }
         }));
@@ -234,11 +239,7 @@ impl Start<'_> {
 
 /// Like the other watches, but an object that cannot be decoded leaves the last good one in the store: its release
 /// freezes, the others go on.
-fn watch_canaries(
-    client: Client,
-    mut writer: Writer<Canary>,
-    waker: Waker,
-) -> impl Future<Output = ()> + Send {
+fn watch_canaries(client: Client, mut writer: Writer<Canary>, waker: Waker) -> impl Future<Output = ()> + Send {
     async move {
         let api = Api::<DeserializeGuard<Canary>>::all(client);
         let mut events = watcher(api, config()).default_backoff().boxed();
@@ -247,12 +248,17 @@ fn watch_canaries(
                 Ok(event) => {
                     if let Some(event) = decoded(event) {
                         writer.apply_watcher_event(&event);
-                        if let watcher::Event::Apply(canary) | watcher::Event::Delete(canary) | watcher::Event::InitApply(canary) = &event {
+                        if let watcher::Event::Apply(canary)
+                        | watcher::Event::Delete(canary)
+                        | watcher::Event::InitApply(canary) = &event
+                        {
                             waker.wake(&ObjectRef::from_obj(canary));
                         }
                     }
                 }
-                Err(error) => tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying"),
+                Err(error) => {
+                    tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying")
+                }
             }
         }
     }

@@ -42,7 +42,11 @@ pub async fn run(measurer: &Measurer, caches: &Caches, canary: &Canary, state: &
             metric: metric.name.clone(),
             source: source(caches, canary, metric),
             subject: subject(canary, state),
-            declared_window: metric.interval.as_deref().and_then(validate::duration).and_then(|window| window.to_std().ok()),
+            declared_window: metric
+                .interval
+                .as_deref()
+                .and_then(validate::duration)
+                .and_then(|window| window.to_std().ok()),
             analysis_interval: interval.unwrap_or(Duration::from_secs(10)),
             weight_age: age,
             min_requests: DEFAULT_MIN_REQUESTS,

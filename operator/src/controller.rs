@@ -164,7 +164,13 @@ impl Context {
     pub fn warn_once(&self, canary: &Canary, warnings: Vec<String>) {
         for warning in warnings {
             if self.remember(canary).warned.insert(warning.clone()) {
-                self.desk.event(canary, Severity::Warn, "Warning", &warning.chars().take(40).collect::<String>(), &warning);
+                self.desk.event(
+                    canary,
+                    Severity::Warn,
+                    "Warning",
+                    &warning.chars().take(40).collect::<String>(),
+                    &warning,
+                );
             }
         }
     }
@@ -232,7 +238,8 @@ impl std::ops::DerefMut for MemoryGuard<'_> {
 /// Reconciles every Canary, woken by `wakes`, until the future is dropped.
 pub async fn run(context: Arc<Context>, wakes: mpsc::Receiver<Key>) {
     let request = |obj_ref| ReconcileRequest { obj_ref, reason: ReconcileReason::Unknown };
-    let all: Vec<_> = context.caches.canaries.state().iter().map(|canary| ObjectRef::from_obj(canary.as_ref())).collect();
+    let all: Vec<_> =
+        context.caches.canaries.state().iter().map(|canary| ObjectRef::from_obj(canary.as_ref())).collect();
     let wakes = stream::unfold(wakes, |mut wakes| async { wakes.recv().await.map(|key| (key, wakes)) });
     let queue = stream::iter(all).chain(wakes).map(move |key| Ok::<_, std::convert::Infallible>(request(key)));
     let store = context.caches.canaries.clone();
@@ -308,7 +315,8 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     let setup = if deleting { Setup::Ready } else { set_up(context, &world, &state).await };
     let route = Route {
         acknowledged: context.acknowledged(&world, state.counter),
-        stable_endpoints: feed::route(&world).map_or(0, |route| u32::try_from(routes::stable_ready(&route)).unwrap_or(u32::MAX)),
+        stable_endpoints: feed::route(&world)
+            .map_or(0, |route| u32::try_from(routes::stable_ready(&route)).unwrap_or(u32::MAX)),
     };
     let now = Utc::now();
     let check = match rollout::check_due_in(&plan, &state, now) {
@@ -437,10 +445,14 @@ async fn persist(context: &Context, mut world: World, state: &State) -> Result<W
 async fn carry_out(context: &Context, world: &World, decision: &Decision, drained: bool) -> Result<(), Error> {
     if let Some(service) = world.service.as_deref().filter(|_| world.canary.metadata.deletion_timestamp.is_none()) {
         let arms = services::arms(&world.canary, &world.selector(), service, world.primary_service.as_deref());
-        services::ensure(&context.client, &arms.primary, world.primary_service.as_deref()).await.map_err(Error::Services)?;
+        services::ensure(&context.client, &arms.primary, world.primary_service.as_deref())
+            .await
+            .map_err(Error::Services)?;
         match &arms.canary {
             Some(canary) => {
-                services::ensure(&context.client, canary, world.canary_service.as_deref()).await.map_err(Error::Services)?;
+                services::ensure(&context.client, canary, world.canary_service.as_deref())
+                    .await
+                    .map_err(Error::Services)?;
             }
             None => {
                 let seen = world.canary_service.as_deref();

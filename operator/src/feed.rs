@@ -41,8 +41,8 @@ fn publish(caches: &Caches, publisher: &Publisher, key: &Key, published: &mut Ha
     }
     let world = World::read(caches, canary);
     match route(&world) {
-        Some(route) => publisher.set(route),
-        None => publisher.remove(&uid),
+        Some(route) => drop(publisher.set(route)),
+        None => drop(publisher.remove(&uid)),
     }
 }
 

@@ -71,11 +71,14 @@ impl Review for kube::Client {
     }
 }
 
+/// SHA-256 of a token → whose it is, and until when that is believed.
+type Known = HashMap<[u8; 32], (Proxy, Instant)>;
+
 /// Tokens → proxies, with a small memory. Cheap to clone.
 #[derive(Clone)]
 pub struct Identities {
     review: Arc<dyn Review>,
-    known: Arc<Mutex<HashMap<[u8; 32], (Proxy, Instant)>>>,
+    known: Arc<Mutex<Known>>,
     permits: Arc<Semaphore>,
 }
 

@@ -20,7 +20,9 @@ use kube::{
     core::GroupVersionKind,
     runtime::reflector::ObjectRef,
 };
-use rollout::{CanarySet, Check, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView, Template, Verbs};
+use rollout::{
+    CanarySet, Check, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView, Template, Verbs,
+};
 use serde_json::Value;
 
 use crate::{caches::Caches, services, template};
@@ -75,9 +77,9 @@ impl World {
             table: caches.tables.get(&ObjectRef::new(TABLE).within(&namespace)),
             pool: caches.pools.get(&ObjectRef::new(POOL_DEFAULT).within(&namespace)),
             pool_deployment: caches.deployments.get(&dynamic(POOL_NAME)),
-            live_proxies: caches.proxies.state_filter(|pod| {
-                pod.metadata.namespace.as_deref() == Some(namespace.as_str()) && is_live(pod)
-            }),
+            live_proxies: caches
+                .proxies
+                .state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace.as_str()) && is_live(pod)),
             deployment,
             namespace,
             canary,
@@ -162,11 +164,7 @@ pub fn replicas(object: &DynamicObject) -> u32 {
 
 fn match_labels(deployment: &DynamicObject) -> BTreeMap<String, String> {
     let labels = deployment.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
-    labels
-        .into_iter()
-        .flatten()
-        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-        .collect()
+    labels.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 fn controller(set: &DynamicObject) -> Option<&str> {
@@ -203,7 +201,8 @@ fn is_live(pod: &Pod) -> bool {
 }
 
 fn target(world: &World, state: &State) -> Target {
-    let Some(deployment) = world.deployment.as_ref().filter(|deployment| deployment.metadata.deletion_timestamp.is_none())
+    let Some(deployment) =
+        world.deployment.as_ref().filter(|deployment| deployment.metadata.deletion_timestamp.is_none())
     else {
         return Target::Missing;
     };
@@ -276,9 +275,8 @@ fn native(world: &World, deployment: &DynamicObject, raw: &Value, replicas: u32)
         return Native::Moving;
     }
     let active: Vec<_> = world.deployment_owned().filter(|set| is_active(set)).collect();
-    let equal = |set: &DynamicObject| {
-        set.data.pointer("/spec/template").is_some_and(|template| template::equal(template, raw))
-    };
+    let equal =
+        |set: &DynamicObject| set.data.pointer("/spec/template").is_some_and(|template| template::equal(template, raw));
     let settled = |set: &Arc<DynamicObject>| hash(set).map(|hash| Native::Settled(Revision(hash.to_owned())));
     if paused(deployment) != Paused::No {
         return match active.as_slice() {

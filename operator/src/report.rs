@@ -97,12 +97,14 @@ struct Told {
 
 impl Told {
     fn of(state: &State, happening: &Happening) -> Self {
-        let told = |kind, reason, note: String| Self { kind, reason, action: format!("{reason}{}", state.counter), note };
+        let told =
+            |kind, reason, note: String| Self { kind, reason, action: format!("{reason}{}", state.counter), note };
         match happening {
             Happening::Initialized => told(
                 Kind::Initialized,
                 "Initialized",
-                "traffic goes through the proxies; the next change of the pod template is released step by step".to_owned(),
+                "traffic goes through the proxies; the next change of the pod template is released step by step"
+                    .to_owned(),
             ),
             Happening::Started { canary } => {
                 told(Kind::Started, "ReleaseStarted", format!("release of revision {canary} begins"))

@@ -44,7 +44,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(admin::serve(admin_listener, health.clone(), metrics.clone(), stop.clone()));
 
     let authority = Authority::open(&client, &args.pod_namespace).await.context("cannot open the CA")?;
-    tokio::spawn(authority.clone().run(client.clone(), stop.clone()));
+    tokio::spawn(authority.clone().run(stop.clone()));
     let publisher = Publisher::new(&metrics);
     let config_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_CONFIG_PORT)).await?;
     tokio::spawn(publish::serve(
@@ -62,7 +62,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let synced = health.gate("caches");
     caches.ready().await;
     synced.open();
-    let (reconcile_wakes, feed_wakes) = (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
+    let (reconcile_wakes, feed_wakes) =
+        (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
     tokio::spawn(feed::run(caches.clone(), publisher.clone(), feed_wakes));
     tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker));
 
@@ -81,7 +82,8 @@ fn context(
     authority: Authority,
     stop: &CancellationToken,
 ) -> anyhow::Result<Arc<Context>> {
-    let policy = Policy { loopback: args.outbound_allow_loopback, denied: args.outbound_deny.clone(), ..Policy::default() };
+    let policy =
+        Policy { loopback: args.outbound_allow_loopback, denied: args.outbound_deny.clone(), ..Policy::default() };
     let outbound = Outbound::new(policy).context("cannot set up outbound HTTP")?;
     let settings = Settings {
         metrics_server: args.metrics_server.clone(),
@@ -168,5 +170,8 @@ async fn lead(
     release.cancel();
     let released = tokio::time::timeout(DRAIN, election).await;
     stop.cancel();
-    released.context("the lease was not released in time")?.context("the election panicked")?.context("cannot release the lease")
+    released
+        .context("the lease was not released in time")?
+        .context("the election panicked")?
+        .context("cannot release the lease")
 }

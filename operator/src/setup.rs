@@ -7,7 +7,11 @@ use crds::{
     Canary,
     names::{ANNOTATION_RESTARTED_AT, FINALIZER, HOLD_POLICY, POOL_NAME, ROUTE_POLICY},
 };
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Service};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
+};
 use kube::{
     Api, ResourceExt,
     api::{DynamicObject, Patch, PatchParams},
@@ -121,29 +125,46 @@ fn pod_labels(template: &Value) -> std::collections::BTreeMap<String, String> {
 }
 
 async fn ensure_pool(context: &Context, world: &World) -> Result<bool, SetupError> {
-    let (client, namespace) = (&context.client, world.namespace.as_str());
-    let pool = pool::ensure_default(client, namespace, world.pool.as_deref()).await?;
+    let client = &context.client;
+    let pool = pool::ensure_default(client, &world.namespace, world.pool.as_deref()).await?;
     let objects = pool::build(&pool, &context.pool_settings());
-    let deployment = world.pool_deployment.as_deref().and_then(typed);
-    let named = |name: Option<String>| name.unwrap_or_default();
-    let account = context.caches.pool_accounts.get(&ObjectRef::new(POOL_NAME).within(namespace));
-    let config_map = context
-        .caches
-        .pool_config_maps
-        .get(&ObjectRef::new(&named(objects.config_map.metadata.name.clone())).within(namespace));
-    let budget = context
-        .caches
-        .pool_budgets
-        .get(&ObjectRef::new(&named(objects.disruption_budget.metadata.name.clone())).within(namespace));
-    let seen = PoolSeen {
-        service_account: account.as_deref(),
-        config_map: config_map.as_deref(),
-        deployment: deployment.as_ref(),
-        disruption_budget: budget.as_deref(),
-    };
-    pool::ensure(client, &objects, &seen).await?;
-    pool::mirror(client, &pool, &Table::parse(world.table.as_deref()), deployment.as_ref()).await?;
-    Ok(pool::is_ready(deployment.as_ref(), &objects))
+    let cached = PoolCached::read(context, world);
+    pool::ensure(client, &objects, &cached.seen()).await?;
+    pool::mirror(client, &pool, &Table::parse(world.table.as_deref()), cached.deployment.as_ref()).await?;
+    Ok(pool::is_ready(cached.deployment.as_ref(), &objects))
+}
+
+/// The pool's objects as the caches have them.
+pub struct PoolCached {
+    account: Option<Arc<ServiceAccount>>,
+    config_map: Option<Arc<ConfigMap>>,
+    budget: Option<Arc<PodDisruptionBudget>>,
+    deployment: Option<Deployment>,
+}
+
+impl PoolCached {
+    /// Reads the caches.
+    #[must_use]
+    pub fn read(context: &Context, world: &World) -> Self {
+        let namespace = world.namespace.as_str();
+        Self {
+            account: context.caches.pool_accounts.get(&ObjectRef::new(POOL_NAME).within(namespace)),
+            config_map: context.caches.pool_config_maps.get(&ObjectRef::new(pool::CA_CONFIG_MAP).within(namespace)),
+            budget: context.caches.pool_budgets.get(&ObjectRef::new(POOL_NAME).within(namespace)),
+            deployment: world.pool_deployment.as_deref().and_then(typed),
+        }
+    }
+
+    /// As the pool's functions take them.
+    #[must_use]
+    pub fn seen(&self) -> PoolSeen<'_> {
+        PoolSeen {
+            service_account: self.account.as_deref(),
+            config_map: self.config_map.as_deref(),
+            deployment: self.deployment.as_ref(),
+            disruption_budget: self.budget.as_deref(),
+        }
+    }
 }
 
 fn typed(object: &DynamicObject) -> Option<Deployment> {

@@ -58,7 +58,10 @@ pub fn encode(canary: &Canary, state: &State, now: DateTime<Utc>) -> CanaryStatu
         stable_revision: state.stable.as_ref().map(ToString::to_string),
         canary_revision: state.canary.as_ref().map(ToString::to_string),
         journal: Some(serde_json::to_value(state).expect("a state has a JSON form")),
-        conditions: conditions(state).into_iter().map(|wanted| dated(wanted, &old.conditions, generation, now)).collect(),
+        conditions: conditions(state)
+            .into_iter()
+            .map(|wanted| dated(wanted, &old.conditions, generation, now))
+            .collect(),
     }
 }
 
@@ -110,12 +113,8 @@ fn conditions(state: &State) -> Vec<Wanted> {
         | rollout::Phase::Finalising => ("Unknown", true, false, "Unknown"),
         rollout::Phase::Terminating => ("Unknown", true, false, "Unknown"),
     };
-    let wanted = |kind, status| Wanted {
-        kind,
-        status,
-        reason: state.reason.code().to_owned(),
-        message: message(&state.reason),
-    };
+    let wanted =
+        |kind, status| Wanted { kind, status, reason: state.reason.code().to_owned(), message: message(&state.reason) };
     let mut list = vec![wanted(READY, ready)];
     if reconciling {
         list.push(wanted(RECONCILING, "True"));

@@ -75,8 +75,9 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
         return Ok(Some(AGAIN));
     }
     let last = table::forget(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
-    if last && !pool::remove(&context.client, &world.namespace, world.pool.as_deref()).await? {
-        return Ok(Some(AGAIN));
+    let cached = setup::PoolCached::read(context, world);
+    if last {
+        pool::remove(&context.client, &world.namespace, world.pool.as_deref(), &cached.seen()).await?;
     }
     setup::ensure_bindings(context, Some(canary)).await?;
     tell_of_hold(context, world);
@@ -129,7 +130,9 @@ async fn finish(context: &Context, world: &World) -> Result<(), ApiError> {
     let patch = json!({ "metadata": { "resourceVersion": canary.resource_version(), "finalizers": rest } });
     let api = context.canaries(&world.namespace);
     let name = canary.name_any();
-    match call(format!("let go of Canary {name}"), api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))).await {
+    match call(format!("let go of Canary {name}"), api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)))
+        .await
+    {
         Err(error) if !error.is_not_found() => Err(error),
         _ => {
             context.forget(canary);

@@ -103,7 +103,9 @@ fn positive(field: &'static str, value: i32) -> Result<u32, Invalid> {
 
 fn steps(analysis: &Analysis) -> Result<Vec<u32>, Invalid> {
     let steps = match (&analysis.step_weights, analysis.step_weight) {
-        (Some(weights), _) => weights.iter().map(|weight| positive("spec.analysis.stepWeights", *weight)).collect::<Result<_, _>>()?,
+        (Some(weights), _) => {
+            weights.iter().map(|weight| positive("spec.analysis.stepWeights", *weight)).collect::<Result<_, _>>()?
+        }
         (None, Some(step)) => {
             let step = positive("spec.analysis.stepWeight", step)?;
             let last = positive("spec.analysis.maxWeight", analysis.max_weight.unwrap_or(100))?.min(100);

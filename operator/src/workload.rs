@@ -6,9 +6,7 @@
 
 use crds::{
     Canary,
-    names::{
-        ANNOTATION_DESIRED_REPLICAS, ANNOTATION_HELD, ANNOTATION_MAX_REPLICAS, CANARY_LABEL, POD_TEMPLATE_HASH,
-    },
+    names::{ANNOTATION_DESIRED_REPLICAS, ANNOTATION_HELD, ANNOTATION_MAX_REPLICAS, CANARY_LABEL, POD_TEMPLATE_HASH},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -45,7 +43,8 @@ pub async fn ensure(
     revision: Option<&Revision>,
     drained: bool,
 ) -> Result<(), WorkloadError> {
-    let workload = Workload { sets: Api::namespaced_with(client.clone(), &world.namespace, &apps("ReplicaSet")), client, world };
+    let workload =
+        Workload { sets: Api::namespaced_with(client.clone(), &world.namespace, &apps("ReplicaSet")), client, world };
     if let Some(keep) = &desired.keep_only {
         workload.keep_only(keep).await?;
     }

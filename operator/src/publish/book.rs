@@ -78,7 +78,7 @@ pub(super) struct StreamKey {
 
 /// What a stream gets.
 pub(super) enum Next {
-    Message(FromOperator),
+    Message(Box<FromOperator>),
     /// Ask again after the wake.
     Nothing,
     /// The stream ends: it was replaced, or the operator stops.
@@ -333,5 +333,5 @@ fn serves(route: &Route, revision: &str) -> bool {
 }
 
 fn message(message: Message) -> Next {
-    Next::Message(FromOperator { message: Some(message) })
+    Next::Message(Box::new(FromOperator { message: Some(message) }))
 }

@@ -45,10 +45,13 @@ pub struct Totals {
 
 #[derive(Default)]
 pub(super) struct Accumulator {
-    arms: BTreeMap<String, BTreeMap<(String, i32), BTreeMap<Source, Report>>>,
+    /// By uid, then by revision and arm.
+    arms: BTreeMap<String, BTreeMap<(String, i32), Reports>>,
     /// Rises with each message taken; orders reports by age.
     tick: u64,
 }
+
+type Reports = BTreeMap<Source, Report>;
 
 struct Report {
     sequence: u64,
@@ -223,8 +226,8 @@ mod tests {
                 prop_assert!(seen <= now && now <= truth, "{seen} then {now} of {truth}");
                 seen = now;
             }
-            for incarnation in 0..growth.len() {
-                deliver(&mut accumulator, incarnation, growth[incarnation].len() - 1);
+            for (incarnation, steps) in growth.iter().enumerate() {
+                deliver(&mut accumulator, incarnation, steps.len() - 1);
             }
             prop_assert_eq!(started(&accumulator), truth);
         }

@@ -136,7 +136,7 @@ fn answers(publisher: Publisher, key: StreamKey) -> Answers {
     Box::pin(futures::stream::unfold((publisher, key), |(publisher, key)| async move {
         loop {
             match publisher.take(&key) {
-                Next::Message(message) => return Some((Ok(message), (publisher, key))),
+                Next::Message(message) => return Some((Ok(*message), (publisher, key))),
                 Next::Nothing => drop(key.ended.run_until_cancelled(key.wake.notified()).await),
                 Next::End => return None,
             }
