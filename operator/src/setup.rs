@@ -135,7 +135,7 @@ async fn ensure_pool(context: &Context, world: &World) -> Result<bool, SetupErro
 }
 
 /// The pool's objects as the caches have them.
-pub struct PoolCached {
+struct PoolCached {
     account: Option<Arc<ServiceAccount>>,
     config_map: Option<Arc<ConfigMap>>,
     budget: Option<Arc<PodDisruptionBudget>>,
@@ -143,9 +143,7 @@ pub struct PoolCached {
 }
 
 impl PoolCached {
-    /// Reads the caches.
-    #[must_use]
-    pub fn read(context: &Context, world: &World) -> Self {
+    fn read(context: &Context, world: &World) -> Self {
         let namespace = world.namespace.as_str();
         Self {
             account: context.caches.pool_accounts.get(&ObjectRef::new(POOL_NAME).within(namespace)),
@@ -155,9 +153,7 @@ impl PoolCached {
         }
     }
 
-    /// As the pool's functions take them.
-    #[must_use]
-    pub fn seen(&self) -> PoolSeen<'_> {
+    fn seen(&self) -> PoolSeen<'_> {
         PoolSeen {
             service_account: self.account.as_deref(),
             config_map: self.config_map.as_deref(),

@@ -75,9 +75,8 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
         return Ok(Some(AGAIN));
     }
     let last = table::forget(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
-    let cached = setup::PoolCached::read(context, world);
     if last {
-        pool::remove(&context.client, &world.namespace, world.pool.as_deref(), &cached.seen()).await?;
+        pool::remove(&context.client, &world.namespace, world.pool.as_deref()).await?;
     }
     setup::ensure_bindings(context, Some(canary)).await?;
     tell_of_hold(context, world);
