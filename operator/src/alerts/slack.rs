@@ -4,6 +4,8 @@
 //! attachment, the one form that all receivers show. Text that comes from a cluster is escaped, so that it cannot
 //! mention `@channel` or forge a link.
 
+use std::collections::HashSet;
+
 use crds::{AlertProviderSpec, canary::Severity};
 use serde_json::{Value, json};
 
@@ -77,7 +79,10 @@ fn fields(message: &Message) -> Vec<Value> {
         step => format!("{} % (step {step})", message.weight_percent),
     };
     fields.push(field("Weight", &weight));
-    fields.extend(message.facts.iter().take(FACTS_MAX).map(|fact| field(&capitalized(&fact.name), &fact.value)));
+    // Two metrics over the same requests bring the same count.
+    let mut shown = HashSet::new();
+    let facts = message.facts.iter().filter(|fact| shown.insert(&fact.name)).take(FACTS_MAX);
+    fields.extend(facts.map(|fact| field(&capitalized(&fact.name), &fact.value)));
     fields
 }
 
@@ -147,7 +152,7 @@ mod tests {
     fn a_rollback_says_who_what_why_and_the_numbers() {
         let fact = |name: &str, value: &str| Fact { name: name.to_owned(), value: value.to_owned() };
         let mut message = mk_message(7);
-        message.facts = vec![fact("success rate", "94.80 %"), fact("requests", "1,204")];
+        message.facts = vec![fact("success rate", "94.80 %"), fact("requests", "1,204"), fact("requests", "1,204")];
         let expected = json!({
             "text": ":rotating_light: *shop/web* rolled 5d9f back to 7c4b: success rate 94.80 % is below 99 %",
             "username": "sluice",

@@ -221,13 +221,17 @@ async fn a_real_refusal_shows_where_the_query_does_not_parse() {
     let prometheus = Prometheus::start(&[]).await;
     let measurer = mk_measurer(prometheus.url.clone());
     let ask = |query: &str| {
-        let variables = BTreeMap::new();
+        let variables = [("v".to_owned(), "x\"} or vector(9) # \\ ' \n`é".to_owned())].into();
         let source = Source::Template { name: "t".to_owned(), query: query.to_owned(), address: None, variables };
         let request = mk_request(source);
         let measurer = measurer.clone();
         async move { measurer.measure(&request).await.reading }
     };
     assert_eq!(ask("40 + 2").await, Reading::Value(42.0));
+    for quote in ['"', '\''] {
+        let query = format!("label_replace(vector(3), {quote}a{quote}, {quote}{{{{ variables.v }}}}{quote}, '', '')");
+        assert_eq!(ask(&query).await, Reading::Value(3.0), "the real lexer takes {query} for one literal");
+    }
     for (query, reason, expected) in [
         ("sum(", "MetricUnusable", "the query does not parse: 1:5: parse error: "),
         ("absent_series", "NoMetricData", "no result at present"),

@@ -353,4 +353,53 @@ mod tests {
         }
         assert_eq!(rendered(&"up + ".repeat(5_000)), Err(TemplateError::TooLong));
     }
+
+    /// What a Go-like lexer makes of a query: its literals with their values, and everything else.
+    fn literals(query: &str) -> (Vec<String>, String) {
+        let (mut values, mut code) = (Vec::new(), String::new());
+        let mut characters = query.chars();
+        while let Some(next) = characters.next() {
+            if next != '"' && next != '\'' {
+                code.push(next);
+                continue;
+            }
+            let mut value = String::new();
+            loop {
+                match characters.next().expect("the literal must end") {
+                    end if end == next => break,
+                    '\n' => panic!("a literal must not hold a line break: {query}"),
+                    '\\' => match characters.next().expect("an escape must end") {
+                        'n' => value.push('\n'),
+                        // Prometheus refuses the escape of a quote that is not the literal's own.
+                        c if c == '\\' || c == next => value.push(c),
+                        c => panic!("unknown escape of {c}: {query}"),
+                    },
+                    c => value.push(c),
+                }
+            }
+            values.push(value);
+        }
+        (values, code)
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 2_000, ..Default::default() })]
+
+        #[test]
+        fn no_value_changes_the_shape_of_a_query(value in "[ -~\\n`'\"\\\\{}é]{0,40}") {
+            let variables = BTreeMap::from([("v".to_owned(), value.clone())]);
+            let render = |template: &str| {
+                let values = Values {
+                    namespace: "shop", name: "web", target: "web", service: "web", interval: "10s", variables: &variables,
+                };
+                render(template, &values)
+            };
+            let query = render(r#"a{b="{{ variables.v }}",c='{{ variables.v }}'} > 1"#).unwrap();
+            proptest::prop_assert_eq!(literals(&query), (vec![value.clone(), value.clone()], "a{b=,c=} > 1".to_owned()));
+            if let Ok(query) = render("a > {{ variables.v }}") {
+                let token = |c: char| c.is_ascii_alphanumeric() || "_:.+-".contains(c);
+                proptest::prop_assert!(query["a > ".len()..].chars().all(token), "{}", query);
+            }
+        }
+    }
 }
