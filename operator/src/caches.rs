@@ -7,7 +7,7 @@ use std::{fmt::Debug, future::Future, hash::Hash};
 
 use crds::{
     Canary, MetricTemplate, ProxyPool,
-    names::{ARM_LABEL, CANARY_LABEL, POOL_LABEL, TABLE},
+    names::{ARM_LABEL, CANARY_LABEL, POOL_LABEL, POOL_NAME, TABLE},
 };
 use futures::{StreamExt, future::BoxFuture};
 use k8s_openapi::{
@@ -31,6 +31,8 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use crate::pool::CA_CONFIG_MAP;
 
 /// Wake-ups that may wait for the controller or the route feed; past it one is dropped, and the next pass by the clock
 /// finds the change.
@@ -106,18 +108,20 @@ pub fn start(client: &Client, waker: &Waker) -> (Caches, BoxFuture<'static, ()>)
     let mut start = Start { client, waker, canaries: &reader, watches: &mut watches };
     let apps = |kind: &str| ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk("apps", "v1", kind));
     let labelled = |label: &str| config().labels(label);
+    // By name: RBAC can limit a watch to a name, not to a label.
+    let named = |name: &str| config().fields(&format!("metadata.name={name}"));
     let caches = Caches {
         canaries: reader.clone(),
         deployments: start.dynamic("deployments", &apps("Deployment"), config(), Wakes::Related),
         replica_sets: start.dynamic("replicasets", &apps("ReplicaSet"), config(), Wakes::Related),
         services: start.typed("services", config(), Wakes::Related),
         slices: start.typed("endpointslices", labelled(ARM_LABEL), Wakes::Related),
-        tables: start.typed("tables", config().fields(&format!("metadata.name={TABLE}")), Wakes::Namespace),
+        tables: start.typed("tables", named(TABLE), Wakes::Namespace),
         pools: start.typed("proxypools", config(), Wakes::Namespace),
         proxies: start.typed("proxies", labelled(POOL_LABEL), Wakes::Namespace),
-        pool_config_maps: start.typed("pool configmaps", labelled(POOL_LABEL), Wakes::Namespace),
-        pool_accounts: start.typed("pool serviceaccounts", labelled(POOL_LABEL), Wakes::Namespace),
-        pool_budgets: start.typed("pool poddisruptionbudgets", labelled(POOL_LABEL), Wakes::Namespace),
+        pool_config_maps: start.typed("pool configmaps", named(CA_CONFIG_MAP), Wakes::Namespace),
+        pool_accounts: start.typed("pool serviceaccounts", named(POOL_NAME), Wakes::Namespace),
+        pool_budgets: start.typed("pool poddisruptionbudgets", named(POOL_NAME), Wakes::Namespace),
         templates: start.typed("metrictemplates", config(), Wakes::Namespace),
         bindings: start.typed("bindings", config(), Wakes::All),
     };
