@@ -5,6 +5,8 @@
 //! more, one is *frozen* at its value, which a stopped e-process allows. Values only; the order of calls is the
 //! engine's.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{Table, mixture};
@@ -17,20 +19,23 @@ pub(crate) const JOURNALLED: usize = 4;
 /// Log evidence is kept below this, so that sums of ratios stay finite.
 const HIGHEST: f64 = 600.0;
 
+/// Where the parts of an epoch lie among its logarithms: against stable and by itself for error, SLO and crash, and
+/// latency.
+const PARTS: [Range<usize>; 7] = [0..9, 9..18, 18..28, 28..37, 37..42, 42..47, 47..LOGS];
+/// Logarithms per epoch.
+const LOGS: usize = 47 + LATENCY_PARTS;
+
 /// One e-process per lane, all begun at the same time: log likelihood ratios per alternative.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Epoch {
     /// Which epoch of the release this is; the first is 0.
     index: u32,
-    error: [f64; 9],
-    error_floor: [f64; 9],
-    slo: [f64; 10],
-    slo_floor: [f64; 9],
-    crash: [f64; 5],
-    crash_floor: [f64; 5],
-    #[serde(with = "latency_parts")]
-    latency: [f64; LATENCY_PARTS],
+    #[serde(with = "all_logs")]
+    logs: [f64; LOGS],
+    /// The mixture of each part, kept because it is asked for each second.
+    #[serde(skip)]
+    mixed: [f64; PARTS.len()],
     /// Second of the release in which it began.
     pub(crate) since_s: u64,
     /// Requests and errors since then.
@@ -45,13 +50,8 @@ impl Epoch {
     fn new(index: u32, since_s: u64) -> Self {
         Self {
             index,
-            error: [0.0; 9],
-            error_floor: [0.0; 9],
-            slo: [0.0; 10],
-            slo_floor: [0.0; 9],
-            crash: [0.0; 5],
-            crash_floor: [0.0; 5],
-            latency: [0.0; LATENCY_PARTS],
+            logs: [0.0; LOGS],
+            mixed: [0.0; PARTS.len()],
             since_s,
             seen: Table::default(),
             crash_seen: Table::default(),
@@ -65,11 +65,30 @@ impl Epoch {
     }
 
     fn log(&self, lane: Lane) -> f64 {
+        let [error, error_floor, slo, slo_floor, crash, crash_floor, latency] = self.mixed;
         match lane {
-            Lane::ErrorRate => mixture(&self.error).min(mixture(&self.error_floor)),
-            Lane::SloError => mixture(&self.slo).min(mixture(&self.slo_floor)),
-            Lane::Crash => mixture(&self.crash).min(mixture(&self.crash_floor)),
-            Lane::Latency => mixture(&self.latency),
+            Lane::ErrorRate => error.min(error_floor),
+            Lane::SloError => slo.min(slo_floor),
+            Lane::Crash => crash.min(crash_floor),
+            Lane::Latency => latency,
+        }
+    }
+
+    fn latency(&self) -> &[f64] {
+        &self.logs[PARTS[6].clone()]
+    }
+
+    /// Adds increments to the parts from `first` on.
+    fn add<const N: usize>(&mut self, first: usize, steps: [&[f64]; N], cap: f64) {
+        for (at, step) in steps.into_iter().enumerate() {
+            let part = first + at;
+            add_mixed(&mut self.logs[PARTS[part].clone()], step, cap, &mut self.mixed[part]);
+        }
+    }
+
+    fn mix(&mut self) {
+        for (part, mixed) in PARTS.into_iter().zip(&mut self.mixed) {
+            *mixed = mixture(&self.logs[part]);
         }
     }
 }
@@ -102,10 +121,7 @@ impl Evidence {
     pub(crate) fn add_errors(&mut self, table: Table, step: &ErrorStep, cap: f64) {
         for epoch in &mut self.epochs {
             epoch.seen.add(table);
-            add(&mut epoch.error, &step.error, cap);
-            add(&mut epoch.error_floor, &step.error_floor, cap);
-            add(&mut epoch.slo, &step.slo, cap);
-            add(&mut epoch.slo_floor, &step.slo_floor, cap);
+            epoch.add(0, [&step.error, &step.error_floor, &step.slo, &step.slo_floor], cap);
         }
     }
 
@@ -113,7 +129,7 @@ impl Evidence {
     pub(crate) fn add_latency(&mut self, tables: &[Table; QUANTILES.len()], step: &[f64; LATENCY_PARTS], cap: f64) {
         for epoch in &mut self.epochs {
             epoch.slow.iter_mut().zip(tables).for_each(|(sum, table)| sum.add(*table));
-            add(&mut epoch.latency, step, cap);
+            epoch.add(6, [step], cap);
         }
     }
 
@@ -121,8 +137,7 @@ impl Evidence {
     pub(crate) fn add_crash(&mut self, table: Table, step: &CrashStep) {
         for epoch in &mut self.epochs {
             epoch.crash_seen.add(table);
-            add(&mut epoch.crash, &step.crash, f64::INFINITY);
-            add(&mut epoch.crash_floor, &step.crash_floor, f64::INFINITY);
+            epoch.add(4, [&step.crash, &step.crash_floor], f64::INFINITY);
         }
     }
 
@@ -171,7 +186,7 @@ impl Evidence {
     pub(crate) fn worst_quantile(&self) -> usize {
         let mut best = (0, f64::NEG_INFINITY);
         for epoch in &self.epochs {
-            for (i, log) in epoch.latency.iter().enumerate() {
+            for (i, log) in epoch.latency().iter().enumerate() {
                 let weighed = log + epoch.share().ln();
                 if weighed > best.1 {
                     best = (i / super::lanes::LATENCY_GRID, weighed);
@@ -192,23 +207,8 @@ impl Evidence {
         let mut copy = self.clone();
         copy.thin(JOURNALLED);
         for epoch in &mut copy.epochs {
-            let Epoch {
-                index: _,
-                error,
-                error_floor,
-                slo,
-                slo_floor,
-                crash,
-                crash_floor,
-                latency,
-                since_s: _,
-                seen: _,
-                crash_seen: _,
-                slow: _,
-            } = epoch;
-            for part in [&mut error[..], error_floor, slo, slo_floor, crash, crash_floor, latency] {
-                part.iter_mut().for_each(|log| *log = (*log * 1e4).floor() / 1e4);
-            }
+            epoch.logs.iter_mut().for_each(|log| *log = (*log * 1e4).floor() / 1e4);
+            epoch.mix();
         }
         copy
     }
@@ -221,62 +221,49 @@ impl Evidence {
             && rising
             && self.epochs.last().is_some_and(|e| e.index < self.next)
             && self.frozen.iter().all(|f| f.is_finite() && *f >= 0.0)
-            && self.epochs.iter().all(|e| {
-                let Epoch {
-                    index: _,
-                    error,
-                    error_floor,
-                    slo,
-                    slo_floor,
-                    crash,
-                    crash_floor,
-                    latency,
-                    since_s: _,
-                    seen: _,
-                    crash_seen: _,
-                    slow: _,
-                } = e;
-                [&error[..], error_floor, slo, slo_floor, crash, crash_floor, latency]
-                    .into_iter()
-                    .all(|part| part.iter().all(usable))
-            })
+            && self.epochs.iter().flat_map(|e| &e.logs).all(usable)
     }
 
-    /// Makes room, so that a restored ladder never grows its memory later.
-    pub(crate) fn reserve(&mut self) {
+    /// After reading a journal: recomputes what it does not carry, and makes room, so that memory never grows later.
+    pub(crate) fn resume(&mut self) {
+        self.epochs.iter_mut().for_each(Epoch::mix);
         self.epochs.reserve(LIVE + 1 - self.epochs.len());
     }
 }
 
 /// Adds one stratum's increments; what the mixture gains beyond `cap` is taken off every part again.
 pub(crate) fn add(logs: &mut [f64], step: &[f64], cap: f64) {
+    add_mixed(logs, step, cap, &mut mixture(logs));
+}
+
+/// [`add`] where the mixture is known, which is then kept up to date.
+fn add_mixed(logs: &mut [f64], step: &[f64], cap: f64, mixed: &mut f64) {
     if step.iter().all(|s| *s == 0.0) {
         return;
     }
-    let before = if cap.is_finite() { mixture(logs) } else { 0.0 };
     for (log, step) in logs.iter_mut().zip(step) {
         *log += step;
     }
-    if cap.is_finite() {
-        let excess = mixture(logs) - before - cap;
-        if excess > 0.0 {
-            logs.iter_mut().for_each(|log| *log -= excess);
-        }
+    let after = mixture(logs);
+    let excess = (after - *mixed - cap).max(0.0);
+    if excess > 0.0 {
+        logs.iter_mut().for_each(|log| *log -= excess);
     }
+    *mixed = after - excess;
 }
 
-/// serde knows arrays up to 32; the latency parts are 35.
-mod latency_parts {
+/// serde knows arrays up to 32.
+mod all_logs {
     use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 
-    use super::LATENCY_PARTS;
+    use super::LOGS;
 
-    pub(super) fn serialize<S: Serializer>(parts: &[f64; LATENCY_PARTS], to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(parts)
+    pub(super) fn serialize<S: Serializer>(logs: &[f64; LOGS], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(logs)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; LATENCY_PARTS], D::Error> {
-        let parts = Vec::<f64>::deserialize(from)?;
-        <[f64; LATENCY_PARTS]>::try_from(parts).map_err(|_| D::Error::custom("35 latency parts are needed"))
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; LOGS], D::Error> {
+        let logs = Vec::<f64>::deserialize(from)?;
+        <[f64; LOGS]>::try_from(logs).map_err(|_| D::Error::custom("an epoch has 82 logarithms"))
     }
 }

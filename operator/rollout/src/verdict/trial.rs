@@ -455,7 +455,7 @@ impl Trial {
 
     /// After a restart: memory is laid out anew, the gap belongs to no stratum.
     pub(crate) fn resume(&mut self, buckets: &Buckets) {
-        self.evidence.reserve();
+        self.evidence.resume();
         self.latency = [vec![0; buckets.count()], vec![0; buckets.count()]];
         self.strata.reserve(KEPT_STRATA);
         self.discard_open();

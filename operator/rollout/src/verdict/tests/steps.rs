@@ -161,7 +161,7 @@ fn a_journal_of_nonsense_is_refused() {
     let mut weight = good.clone();
     weight["trial"]["weightPercent"] = 200.into();
     let mut evidence = good.clone();
-    evidence["trial"]["evidence"]["epochs"][0]["error"][0] = 1e300.into();
+    evidence["trial"]["evidence"]["epochs"][0]["logs"][0] = 1e300.into();
     let mut engine = mk_engine(Config::default());
     for (journal, wanted) in
         [(version, JournalError::Version(9)), (weight, JournalError::Unsound), (evidence, JournalError::Unsound)]
