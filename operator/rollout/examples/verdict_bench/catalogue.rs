@@ -144,3 +144,28 @@ fn false_rollbacks() -> Vec<(Cell, u32)> {
     }
     out
 }
+
+/// A part of the cells and of the runs, enough for every bar, for the tests.
+pub(crate) fn reduced() -> Vec<(Cell, u32)> {
+    let mut out = Vec::new();
+    let effects = |indices: &[usize]| indices.iter().map(|i| EFFECTS[*i].1).collect::<Vec<_>>();
+    for world in effects(&[0, 1, 2, 3, 4, 5]) {
+        out.extend([100, 1000].map(|rps| (held(world, rps, 10, Judge::Engine), 20)));
+    }
+    out.push((held(EFFECTS[2].1, 10, 10, Judge::Engine), 40));
+    out.push((held(EFFECTS[2].1, 1, 10, Judge::Engine), 40));
+    out.push((held(EFFECTS[5].1, 10, 10, Judge::Engine), 40));
+    for rps in RATES {
+        out.extend(NULLS.map(|(_, world)| (rollout(world, rps, Judge::Engine), 8)));
+        out.extend(edges().map(|(_, world)| (rollout(world, rps, Judge::Engine), 8)));
+    }
+    out.extend(NULLS.map(|(_, world)| (rollout(world, 100, Judge::Restarted), 8)));
+    for world in effects(&[0, 1, 4]) {
+        out.extend([100, 1000].map(|rps| (rollout(world, rps, Judge::Engine), 10)));
+    }
+    out.push((rollout(EFFECTS[1].1, 10, Judge::Engine), 20));
+    out.extend([0, 2].map(|late_one| (late(LATE[late_one].1, 600, Judge::Engine), 20)));
+    out.push((held(EFFECTS[1].1, 100, 10, Judge::Restarted), 20));
+    out.push((rollout(ODD_PODS[5].1, 1000, Judge::Engine), 10));
+    out
+}

@@ -143,14 +143,14 @@ fn rolled_back(cause: Cause, facts: &Facts) -> String {
             one_in(facts.one_in)
         ),
         Cause::SuspicionDeadline => format!(
-            "canary {} vs stable {} errors; suspicious for too long, evidence of harm {}% of limit (a policy, not a proof)",
-            rate(*canary),
+            "canary {} vs stable {}; suspicious for too long, evidence of harm {}% of limit (a policy, not a proof)",
+            errors(*canary),
             rate(*stable),
             facts.evidence_percent
         ),
         Cause::SharedDegradation => format!(
-            "canary {}, stable {} errors: both above SLO {} for too long; taken off as a precaution (a policy, not a proof)",
-            rate(*canary),
+            "canary {}, stable {}: both above SLO {} for too long; taken off as a precaution (a policy, not a proof)",
+            errors(*canary),
             rate(*stable),
             percent(facts.slo_percent)
         ),
