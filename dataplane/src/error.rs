@@ -20,6 +20,9 @@ pub enum ProxyError {
     /// The client's request broke off.
     #[error("client closed the connection within its request")]
     ClientGone,
+    /// The client's request came too slowly.
+    #[error("request body took too long")]
+    TooSlow,
     /// The client asks for what a proxy must not pass on.
     #[error("request is not valid")]
     BadRequest,
@@ -33,6 +36,7 @@ impl ProxyError {
             Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone | Self::BadRequest => StatusCode::BAD_REQUEST,
         }
     }
@@ -45,7 +49,7 @@ impl ProxyError {
             Self::Reset => "UC",
             Self::BadAnswer => "UPE",
             Self::Timeout => "UT",
-            Self::ClientGone => "DC",
+            Self::ClientGone | Self::TooSlow => "DC",
             Self::BadRequest => "DPE",
         }
     }

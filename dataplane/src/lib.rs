@@ -14,6 +14,7 @@ pub mod config;
 pub mod error;
 pub mod exposition;
 pub mod forward;
+pub mod h1;
 pub mod listener;
 pub mod process;
 pub mod proxy;
@@ -25,6 +26,7 @@ pub mod telemetry;
 pub mod upgrade;
 pub mod upstream;
 pub mod view;
+pub mod watch;
 pub mod worker;
 
 /// The generated halves of the config stream.

@@ -25,7 +25,7 @@ use crate::{forward, upgrade};
 /// timeout, dead nodes cost a client at most this many seconds per arm.
 const MAX_ENDPOINTS: usize = 3;
 /// Latency that a failed connection counts as, so that an endpoint that fails fast does not attract requests.
-const FAILURE_LATENCY: Duration = Duration::from_secs(1);
+pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
 /// Answers one request.
 pub async fn handle(
@@ -122,7 +122,8 @@ async fn exchange(
     }
 }
 
-fn pick(worker: &Worker, arm: &ArmView, tried: &[SocketAddr]) -> Option<Rc<Upstream>> {
+/// The next endpoint of an arm for a request; `None` when enough were `tried`.
+pub fn pick(worker: &Worker, arm: &ArmView, tried: &[SocketAddr]) -> Option<Rc<Upstream>> {
     if tried.len() >= MAX_ENDPOINTS {
         return None;
     }

@@ -15,10 +15,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use routing::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::body::ResponseBody;
+use crate::h1::relay;
 use crate::proxy;
 use crate::upstream::LocalExecutor;
 use crate::view::Slot;
@@ -43,6 +45,10 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, cl
         Ok(Ok(http2)) => http2,
         Ok(Err(_)) | Err(_) => return,
     };
+    let protocol = slot.current().port.protocol;
+    if !http2 && protocol != Protocol::Http2 {
+        return relay::serve(&worker, &slot, stream, &start, client).await;
+    }
     let io = TokioIo::new(Rewound { start: start.into(), stream });
     if http2 { serve_http2(worker, slot, io, client).await } else { serve_http1(worker, slot, io, client).await }
 }

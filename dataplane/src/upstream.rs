@@ -42,6 +42,8 @@ pub struct Upstream {
     address: SocketAddr,
     started: Instant,
     idle: RefCell<Vec<Idle>>,
+    /// Connections of our own codec.
+    plain: RefCell<Vec<(TcpStream, Instant)>>,
     shared: RefCell<Vec<Shared>>,
     /// Serialises dialling of HTTP/2 connections: a burst of requests needs one, not one each.
     dialling: tokio::sync::Mutex<()>,
@@ -82,6 +84,16 @@ impl Drop for Lease {
         if let Some(Connection::Http2(shared)) = &self.connection {
             shared.streams.set(shared.streams.get() - 1);
         }
+    }
+}
+
+/// One request under way at an endpoint.
+#[derive(Debug)]
+pub struct Busy(Rc<Upstream>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
 
@@ -127,6 +139,7 @@ impl Upstream {
             address,
             started: Instant::now(),
             idle: RefCell::default(),
+            plain: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
             latency: Cell::new(PeakEwma::new(Duration::ZERO)),
@@ -158,13 +171,52 @@ impl Upstream {
     pub fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.plain.borrow_mut().clear();
         self.shared.borrow_mut().clear();
     }
 
     /// Closes what has been idle for too long.
     pub fn sweep(&self) {
+        self.plain.borrow_mut().retain(|(_, since)| since.elapsed() < IDLE_TIMEOUT);
         self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
         self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed());
+    }
+
+    /// Counts one more request as under way for as long as the value lives.
+    #[must_use]
+    pub fn busy(self: &Rc<Self>) -> Busy {
+        self.in_flight.set(self.in_flight.get() + 1);
+        Busy(Rc::clone(self))
+    }
+
+    /// A pooled connection, the one that was used last, that the endpoint has neither closed nor sent anything on.
+    #[must_use]
+    pub fn take_idle(&self) -> Option<TcpStream> {
+        let mut plain = self.plain.borrow_mut();
+        while let Some((stream, since)) = plain.pop() {
+            let quiet =
+                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+            if quiet && since.elapsed() < IDLE_TIMEOUT {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// The request is over and the connection is in order: the next one may use it.
+    pub fn give_idle(&self, stream: TcpStream) {
+        let mut plain = self.plain.borrow_mut();
+        if !self.retired.get() && plain.len() < MAX_IDLE {
+            plain.push((stream, Instant::now()));
+        }
+    }
+
+    /// A fresh connection.
+    ///
+    /// # Errors
+    /// When none can be made within `timeout`.
+    pub async fn dial_plain(&self, timeout: Duration) -> Result<TcpStream, DialError> {
+        tokio::time::timeout(timeout, connect(self.address)).await.unwrap_or(Err(DialError::Timeout))
     }
 
     /// A connection for one request: a pooled one unless `fresh`, else a new one.

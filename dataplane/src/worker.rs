@@ -20,6 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::listener::{self, Listener};
 use crate::stats::Registry;
 use crate::view::Views;
+use crate::watch::Watches;
 
 /// Tables that may wait for a worker; the sender waits for each to be applied, so there is one.
 const COMMANDS: usize = 8;
@@ -64,6 +65,7 @@ pub struct Worker {
     phase: watch::Receiver<Phase>,
     current: Cell<Phase>,
     random: Cell<u64>,
+    watches: Watches,
 }
 
 impl Handle {
@@ -100,6 +102,12 @@ impl Worker {
         self.current.get()
     }
 
+    /// Time limits of its connections.
+    #[must_use]
+    pub fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
     /// 64 random bits, not for secrets.
     #[must_use]
     pub fn random(&self) -> u64 {
@@ -128,7 +136,7 @@ pub fn spawn(
         match runtime {
             Ok(runtime) => {
                 let (current, random) = (Cell::new(*phase.borrow()), Cell::new(mix(seed ^ index as u64)));
-                let worker = Rc::new(Worker { index, registry, phase, current, random });
+                let worker = Rc::new(Worker { index, registry, phase, current, random, watches: Watches::default() });
                 runtime.block_on(run(worker, address, received, &beat));
             }
             Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
@@ -162,10 +170,14 @@ async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Re
                 if worker.current_phase() >= Phase::Closing {
                     listeners.clear();
                 }
+                if worker.current_phase() >= Phase::Ending {
+                    worker.watches.end_idle();
+                }
             }
             _ = tick.tick() => {
                 beat.fetch_add(1, Relaxed);
                 views.borrow().sweep();
+                worker.watches.tick();
             }
         }
     }

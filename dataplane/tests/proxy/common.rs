@@ -71,9 +71,22 @@ impl Bed {
         self.connect().await.get(path).await
     }
 
+    /// Once nothing is under way: a worker counts a request after the client has its answer.
     pub fn counters(&self, arm: api::Arm) -> api::ArmCounters {
-        let all = self.proxy.shared().registry.arm_counters();
-        all.into_iter().find(|counters| counters.arm() == arm).unwrap_or_default()
+        let start = std::time::Instant::now();
+        loop {
+            let all = self.proxy.shared().registry.arm_counters();
+            let settled = all.iter().all(|counters| counters.in_flight == 0);
+            if settled || start.elapsed() > Duration::from_secs(20) {
+                return all.into_iter().find(|counters| counters.arm() == arm).unwrap_or_default();
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Requests begun and not over, right now.
+    pub fn in_flight(&self) -> u64 {
+        self.proxy.shared().registry.arm_counters().iter().map(|counters| counters.in_flight).sum()
     }
 
     pub fn metrics(&self) -> String {
@@ -168,9 +181,9 @@ where
     address
 }
 
-/// An address where nothing listens.
+/// An address where nothing listens, nor ever will: bound until the test process ends.
 pub async fn dead() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    SocketAddr::new("127.0.0.1".parse().unwrap(), Box::leak(Box::new(reserve())).port)
 }
 
 /// Reads one head, up to its empty line; `None` if the peer closed before its first byte.

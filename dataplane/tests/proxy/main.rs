@@ -6,3 +6,4 @@ mod common;
 mod configuration;
 mod life;
 mod requests;
+mod strict;

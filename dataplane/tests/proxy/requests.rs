@@ -191,7 +191,7 @@ async fn a_client_that_goes_away_says_nothing_against_the_arm() {
     client.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
     read_head(&mut client.0).await.unwrap();
     drop(client);
-    crate::common::eventually("the end is counted", || bed.counters(api::Arm::Stable).in_flight == 0).await;
+    crate::common::eventually("the end is counted", || bed.in_flight() == 0).await;
     let counters = bed.counters(api::Arm::Stable);
     assert_eq!((counters.client_errors + counters.succeeded, counters.errors), (1, 0));
 }

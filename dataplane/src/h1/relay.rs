@@ -1,0 +1,412 @@
+//! One client connection, request after request, each over a pooled connection to an endpoint. In the common case (no
+//! body, or one that came with its head) everything happens in order; a body that is still coming is passed on while the
+//! answer is awaited.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use http::StatusCode;
+use routing::Arm;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::error::ProxyError;
+use crate::h1::answer::{self, AnswerError, Answered, Context};
+use crate::h1::request::{self, Facts, Framing, Reject};
+use crate::h1::response;
+use crate::h1::text::HeadScan;
+use crate::h1::upload::{self, UploadError};
+use crate::proxy::{FAILURE_LATENCY, pick};
+use crate::record::Record;
+use crate::splice;
+use crate::upstream::Upstream;
+use crate::view::{PortView, Slot};
+use crate::watch::{Stage, Watch};
+use crate::worker::{Phase, Worker};
+
+/// Seconds between two requests: longer than the 90 s after which Go's clients close idle connections, so that they and
+/// not we close them.
+const IDLE_SECONDS: u64 = 120;
+/// Seconds for a head, from its first byte.
+const HEAD_SECONDS: u64 = 10;
+/// Bodies up to this size are sent together with their head, and again on another connection if need be.
+const REPLAY: u64 = 64 * 1024;
+/// First room of a connection's read buffer: most heads fit.
+const ROOM: usize = 4 * 1024;
+/// What is read and thrown away of a client that goes on sending after its connection was given up, and how long.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves a client that speaks HTTP/1, of which `start` was read already.
+pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8], client: IpAddr) {
+    let watch = worker.watches().watch();
+    let mut connection = Connection {
+        worker,
+        slot,
+        watch: &watch,
+        client: client.to_string(),
+        stream,
+        buffer: BytesMut::from(start),
+        out: Vec::new(),
+        scratch: Vec::new(),
+        answered: Cell::new(false),
+    };
+    if watch.guard(connection.run()).await.is_none() && watch.stage() == Stage::Head {
+        // One attempt: the watch has done its work, and a client that reads as slowly as it writes is not waited for.
+        let mut answer = Vec::new();
+        answer::own(&mut answer, StatusCode::REQUEST_TIMEOUT, "request head took too long", true, false);
+        let _ = connection.stream.try_write(&answer);
+    }
+}
+
+struct Connection<'a> {
+    worker: &'a Worker,
+    slot: &'a Slot,
+    watch: &'a Watch,
+    client: String,
+    stream: TcpStream,
+    /// Read from the client and not used yet.
+    buffer: BytesMut,
+    /// The request as the endpoint gets it, for as long as it may have to be sent again.
+    out: Vec<u8>,
+    /// Room for what is written to the client.
+    scratch: Vec<u8>,
+    /// The head of the answer is on its way: no other answer can be given.
+    answered: Cell<bool>,
+}
+
+/// What becomes of the client's connection.
+enum Next {
+    Request,
+    /// Closed with care: the client may be sending still.
+    Linger,
+    Close,
+}
+
+/// An exchange that came to an end.
+struct Served {
+    keep: bool,
+    switched: Option<(TcpStream, BytesMut)>,
+}
+
+/// Why an endpoint did not serve a request.
+enum Failure {
+    /// It may be sent again.
+    Unsent,
+    Final(ProxyError),
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) {
+        loop {
+            let next = match self.read_head().await {
+                Ok(Some(length)) => match self.open(length) {
+                    Ok(facts) => self.exchange(facts).await,
+                    Err(reject) => self.reject(reject).await,
+                },
+                Ok(None) => Next::Close,
+                Err(reject) => self.reject(reject).await,
+            };
+            match next {
+                Next::Request => {}
+                Next::Linger => return self.linger().await,
+                Next::Close => return,
+            }
+        }
+    }
+
+    /// Reads until a whole head is in the buffer; `None` if the client is done.
+    async fn read_head(&mut self) -> Result<Option<usize>, Reject> {
+        let mut scan = HeadScan::default();
+        self.watch.enter(Stage::Idle, IDLE_SECONDS);
+        loop {
+            if !self.buffer.is_empty() && self.watch.stage() == Stage::Idle {
+                self.watch.enter(Stage::Head, HEAD_SECONDS);
+            }
+            match scan.advance(&self.buffer).map_err(|_| request::BARE_LF)? {
+                // An empty line before a request line is skipped (RFC 9112 §2.2).
+                Some(2) => {
+                    self.buffer.advance(2);
+                    scan = HeadScan::default();
+                    continue;
+                }
+                Some(length) if length <= request::MAX_HEAD => return Ok(Some(length)),
+                None if self.buffer.len() <= request::MAX_HEAD => {}
+                Some(_) | None => return Err(request::TOO_LARGE),
+            }
+            if self.buffer.is_empty() {
+                if self.worker.current_phase() >= Phase::Ending {
+                    return Ok(None);
+                }
+                // An idle connection holds no memory for what may never come.
+                self.buffer = BytesMut::new();
+                (self.out, self.scratch) = (Vec::new(), Vec::new());
+                if self.stream.readable().await.is_err() {
+                    return Ok(None);
+                }
+            }
+            self.buffer.reserve(ROOM);
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return Ok(None),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Parses the head and leaves in `out` what the endpoint gets of it.
+    fn open(&mut self, length: usize) -> Result<Facts, Reject> {
+        let mut room = response::room();
+        let head = request::parse(&self.buffer[..length], &mut room)?;
+        self.out.clear();
+        head.write(&self.client, &mut self.out);
+        let facts = head.facts;
+        self.buffer.advance(length);
+        Ok(facts)
+    }
+
+    async fn exchange(&mut self, mut facts: Facts) -> Next {
+        if let Framing::Length(length) = facts.framing
+            && length <= REPLAY
+            && length <= self.buffer.len() as u64
+        {
+            let body = self.buffer.split_to(length as usize);
+            self.out.extend_from_slice(&body);
+            facts.framing = Framing::None;
+        }
+        self.watch.busy();
+        self.answered.set(false);
+        let view = self.slot.current();
+        let route = &view.port.route;
+        let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
+        let mut record = Record::begin(&view.arm(arm).cell, route.counter);
+        let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+        let served = self.forward(&view, arm, facts, &mut record);
+        let served = match deadline {
+            None => served.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
+        };
+        match served {
+            Ok(Served { switched: Some((endpoint, rest)), .. }) => {
+                // Ends with the handshake: how long people keep a socket open is not a latency.
+                record.complete();
+                drop((record, view));
+                self.tunnel(endpoint, &rest).await;
+                Next::Close
+            }
+            Ok(Served { keep, .. }) => {
+                record.complete();
+                if keep { Next::Request } else { Next::Linger }
+            }
+            Err(error) => self.fail(error, facts, record).await,
+        }
+    }
+
+    /// Answers in the proxy's own words, if it is not too late for that.
+    async fn fail(&mut self, error: ProxyError, facts: Facts, mut record: Record) -> Next {
+        if error == ProxyError::ClientGone {
+            return Next::Close;
+        }
+        let status = error.status();
+        if self.answered.get() {
+            // The client sees that the answer is incomplete by the end of the connection.
+            record.broken();
+            return Next::Close;
+        }
+        record.status(status.as_u16());
+        if status.is_server_error() {
+            record.broken()
+        } else {
+            record.complete()
+        }
+        drop(record);
+        let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
+        self.out.clear();
+        answer::own(&mut self.out, status, &error.to_string(), !keep, facts.head_method);
+        let (_, mut to) = self.stream.split();
+        match answer::write(&mut to, self.watch, &self.out).await {
+            Ok(()) if keep => Next::Request,
+            Ok(()) => Next::Linger,
+            Err(_) => Next::Close,
+        }
+    }
+
+    async fn forward(
+        &mut self,
+        view: &PortView,
+        mut arm: Arm,
+        facts: Facts,
+        record: &mut Record,
+    ) -> Result<Served, ProxyError> {
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        loop {
+            let Some(upstream) = pick(self.worker, view.arm(arm), &tried) else {
+                record.no_endpoint();
+                if arm == Arm::Stable {
+                    return Err(ProxyError::NoEndpoint);
+                }
+                // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
+                (arm, tried) = (Arm::Stable, Vec::new());
+                continue;
+            };
+            match self.attempt(&upstream, view.port.route.connect_timeout, facts, record).await {
+                Ok(served) => return Ok(served),
+                Err(Failure::Unsent) => tried.push(upstream.address()),
+                Err(Failure::Final(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// One endpoint: over a pooled connection, and once more over a fresh one if the endpoint had closed the pooled one.
+    async fn attempt(
+        &mut self,
+        upstream: &Rc<Upstream>,
+        timeout: Duration,
+        facts: Facts,
+        record: &mut Record,
+    ) -> Result<Served, Failure> {
+        let _busy = upstream.busy();
+        if let Some(endpoint) = upstream.take_idle() {
+            match self.send(endpoint, upstream, facts, record).await {
+                Err(Failure::Unsent) => {}
+                served => return served,
+            }
+        }
+        let endpoint = match upstream.dial_plain(timeout).await {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                let error = crate::telemetry::Chain(&error).to_string();
+                tracing::debug!(server.address = %upstream.address(), error, "endpoint not reached");
+                upstream.observe(FAILURE_LATENCY);
+                return Err(Failure::Unsent);
+            }
+        };
+        self.send(endpoint, upstream, facts, record).await.map_err(|failure| match failure {
+            // A fresh connection was not closed for being idle: the endpoint has the request, and does not answer it.
+            Failure::Unsent => {
+                upstream.observe(FAILURE_LATENCY);
+                Failure::Final(ProxyError::Reset)
+            }
+            Failure::Final(error) => Failure::Final(error),
+        })
+    }
+
+    /// Sends `out` and what is left of the body, and the answer back.
+    async fn send(
+        &mut self,
+        mut endpoint: TcpStream,
+        upstream: &Rc<Upstream>,
+        facts: Facts,
+        record: &mut Record,
+    ) -> Result<Served, Failure> {
+        let begun = Instant::now();
+        // Idempotent, and nothing of it but what `out` holds: it may be sent again.
+        let again = facts.idempotent && facts.framing == Framing::None;
+        let silent = if again { Failure::Unsent } else { Failure::Final(ProxyError::Reset) };
+        if endpoint.write_all(&self.out).await.is_err() {
+            return Err(silent);
+        }
+        let uploaded = Cell::new(facts.framing == Framing::None);
+        let context =
+            Context { facts, watch: self.watch, answered: &self.answered, uploaded: &uploaded, worker: self.worker };
+        let mut received = BytesMut::new();
+        let mut answer_out = std::mem::take(&mut self.scratch);
+        let answered = {
+            let (mut from, mut to) = endpoint.split();
+            let (mut client_from, mut client_to) = self.stream.split();
+            let first_byte = || upstream.observe(begun.elapsed());
+            let relay =
+                answer::relay(&context, &mut from, &mut received, &mut client_to, &mut answer_out, record, first_byte);
+            if uploaded.get() {
+                relay.await
+            } else {
+                let pump = upload::pump(&mut client_from, &mut self.buffer, &mut to, facts.framing, self.watch);
+                alongside(pump, relay, &uploaded).await
+            }
+        };
+        self.scratch = answer_out;
+        match answered {
+            Err(AnswerError::Silent) => Err(silent),
+            Err(AnswerError::Other(error)) => Err(Failure::Final(error)),
+            Ok(Answered { switched: true, .. }) => Ok(Served { keep: false, switched: Some((endpoint, received)) }),
+            Ok(answered) => {
+                if answered.keep_endpoint && received.is_empty() && uploaded.get() {
+                    upstream.give_idle(endpoint);
+                }
+                Ok(Served { keep: answered.keep_client, switched: None })
+            }
+        }
+    }
+
+    /// After a 101: bytes both ways, those first that came with the heads.
+    async fn tunnel(&mut self, mut endpoint: TcpStream, rest: &[u8]) {
+        self.watch.busy();
+        let ahead = std::mem::take(&mut self.buffer);
+        if self.stream.write_all(rest).await.is_ok() && endpoint.write_all(&ahead).await.is_ok() {
+            splice::both(&mut self.stream, &mut endpoint).await;
+        }
+    }
+
+    async fn reject(&mut self, reject: Reject) -> Next {
+        self.refuse(reject.status, reject.reason).await
+    }
+
+    /// Answers a request that cannot be read; where the next one would begin is not known.
+    async fn refuse(&mut self, status: StatusCode, reason: &str) -> Next {
+        self.out.clear();
+        answer::own(&mut self.out, status, reason, true, false);
+        let (_, mut to) = self.stream.split();
+        match answer::write(&mut to, self.watch, &self.out).await {
+            Ok(()) => Next::Linger,
+            Err(_) => Next::Close,
+        }
+    }
+
+    /// Closes without a reset, which could destroy the answer before the client has read it (RFC 9112 §9.6).
+    async fn linger(&mut self) {
+        self.watch.busy();
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let drained = async {
+            let mut room = [0; 4096];
+            let mut left = LINGER_BYTES;
+            while let Ok(count @ 1..) = self.stream.read(&mut room).await {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Not closed by the client in time: it is closed by us.
+        let _ = tokio::time::timeout(LINGER, drained).await;
+    }
+}
+
+/// Awaits the answer while the body is passed on. An endpoint may answer early and take no more; a client that breaks
+/// its body off ends the exchange.
+async fn alongside(
+    pump: impl Future<Output = Result<(), UploadError>>,
+    relay: impl Future<Output = Result<Answered, AnswerError>>,
+    uploaded: &Cell<bool>,
+) -> Result<Answered, AnswerError> {
+    let (mut pump, mut relay) = (pin!(pump), pin!(relay));
+    let mut pumping = true;
+    poll_fn(|context| {
+        if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(context) {
+            pumping = false;
+            match pumped {
+                Ok(()) => uploaded.set(true),
+                Err(UploadError::Endpoint) => {}
+                Err(UploadError::Client(error)) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        relay.as_mut().poll(context)
+    })
+    .await
+}

@@ -1,0 +1,537 @@
+//! A client's head: parsed, judged (RFC 9112 §2–§7, stricter where parsers are known to differ) and written anew for the
+//! endpoint. No I/O.
+
+use std::mem::MaybeUninit;
+
+use http::StatusCode;
+use httparse::Header;
+
+use crate::h1::text::{self, MAX_HEADERS, elements, field};
+
+/// Bytes of a request's head; more are refused with 431.
+pub const MAX_HEAD: usize = 32 * 1024;
+
+/// Room for the fields of one head.
+pub type Room<'b> = [MaybeUninit<Header<'b>>; MAX_HEADERS];
+
+/// How the length of a request's body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// `Content-Length`, above zero.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+/// What the proxy needs to know of a request once its head is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Its answer has no body.
+    pub head_method: bool,
+    /// May be sent twice (RFC 9110 §9.2.2).
+    pub idempotent: bool,
+    /// HTTP/1.0: knows neither chunks nor interim answers.
+    pub http10: bool,
+    /// Its body.
+    pub framing: Framing,
+    /// The connection may be used for another request.
+    pub keep_alive: bool,
+    /// Waits for `100 Continue` before it sends its body.
+    pub expects_continue: bool,
+    /// Asks to switch to WebSocket.
+    pub websocket: bool,
+}
+
+/// A head that is in order.
+#[derive(Debug)]
+pub struct Head<'h, 'b> {
+    /// As sent.
+    pub method: &'b str,
+    /// Path and query, or `*`.
+    pub target: &'b str,
+    /// From the target's absolute form, else from `Host`.
+    pub authority: &'b [u8],
+    /// All fields, as sent.
+    pub headers: &'h [Header<'b>],
+    /// What follows from them.
+    pub facts: Facts,
+    connection: &'b [u8],
+    several_connections: bool,
+    trailers: bool,
+}
+
+/// Why a head is refused; the connection is closed after the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Sent to the client.
+    pub status: StatusCode,
+    /// Sent to the client.
+    pub reason: &'static str,
+}
+
+const fn bad(reason: &'static str) -> Reject {
+    Reject { status: StatusCode::BAD_REQUEST, reason }
+}
+
+const TOO_MANY: Reject =
+    Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request has too many header fields" };
+/// The head has no end within [`MAX_HEAD`].
+pub const TOO_LARGE: Reject =
+    Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request head is too large" };
+/// A line of the head ends in a bare LF.
+pub const BARE_LF: Reject = bad("line ends in a bare LF");
+
+/// Parses and judges one whole head, its empty line included.
+///
+/// # Errors
+/// With the answer that the client gets.
+pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Result<Head<'h, 'b>, Reject> {
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(bytes, room) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err(bad("request head is not valid")),
+        Err(error) => return Err(unreadable(bytes, error)),
+    }
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(bad("request line is not valid"));
+    };
+    judge(bytes, method, target, version == 0, parsed.headers)
+}
+
+fn unreadable(bytes: &[u8], error: httparse::Error) -> Reject {
+    use httparse::Error;
+    match error {
+        Error::HeaderName => bad("header field name is not valid"),
+        Error::HeaderValue => bad("header field value is not valid"),
+        Error::TooManyHeaders => TOO_MANY,
+        Error::Version if names_version(bytes) => Reject {
+            status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            reason: "only HTTP/1.0 and HTTP/1.1 are spoken here",
+        },
+        Error::NewLine | Error::Status | Error::Token | Error::Version => bad("request line is not valid"),
+    }
+}
+
+/// Whether the third word of the request line is the name of a version, only not of ours.
+fn names_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let version = words.next().and_then(|word| word.strip_prefix(b"HTTP/"));
+    matches!(version, Some([b'0'..=b'9', b'.', b'0'..=b'9'])) && words.next().is_none()
+}
+
+fn judge<'h, 'b>(
+    bytes: &'b [u8],
+    method: &'b str,
+    target: &'b str,
+    http10: bool,
+    headers: &'h [Header<'b>],
+) -> Result<Head<'h, 'b>, Reject> {
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(bad("method is not valid"));
+    }
+    if method == "CONNECT" {
+        return Err(Reject { status: StatusCode::METHOD_NOT_ALLOWED, reason: "CONNECT is not served here" });
+    }
+    let mut seen = Seen::default();
+    for header in headers {
+        seen.header(bytes, header)?;
+    }
+    let (target, absolute) = split_target(method, target)?;
+    let host = seen.host.ok_or(bad("request has no Host"))?;
+    let authority = absolute.map_or(host, str::as_bytes);
+    if !valid_authority(host) || !valid_authority(authority) {
+        return Err(bad("Host is not valid"));
+    }
+    let framing = seen.framing(http10)?;
+    if seen.expects_continue && http10 {
+        seen.expects_continue = false;
+    }
+    let close = option(seen.connection, b"close");
+    let keep_alive = !close && (!http10 || option(seen.connection, b"keep-alive"));
+    // RFC 6455 §4.1: GET, HTTP/1.1; a body before the switch could be read as either protocol.
+    let websocket =
+        seen.websocket && option(seen.connection, b"upgrade") && method == "GET" && !http10 && framing == Framing::None;
+    let facts = Facts {
+        head_method: method == "HEAD",
+        idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+        http10,
+        framing,
+        keep_alive,
+        expects_continue: seen.expects_continue && framing != Framing::None,
+        websocket,
+    };
+    Ok(Head {
+        method,
+        target,
+        authority,
+        headers,
+        facts,
+        connection: seen.connection,
+        several_connections: seen.connections > 1,
+        trailers: seen.trailers,
+    })
+}
+
+fn option(connection: &[u8], name: &[u8]) -> bool {
+    elements(connection).any(|element| element.eq_ignore_ascii_case(name))
+}
+
+/// The fields that mean something to a proxy.
+#[derive(Debug, Default)]
+struct Seen<'b> {
+    host: Option<&'b [u8]>,
+    length: Option<&'b [u8]>,
+    coding: Option<&'b [u8]>,
+    connection: &'b [u8],
+    connections: usize,
+    websocket: bool,
+    expects_continue: bool,
+    trailers: bool,
+}
+
+impl<'b> Seen<'b> {
+    fn header(&mut self, bytes: &[u8], header: &Header<'b>) -> Result<(), Reject> {
+        let value = header.value;
+        match Name::of(header.name) {
+            Name::Host => once(&mut self.host, value, "request has two Hosts"),
+            Name::ContentLength => once(&mut self.length, value, "request has two Content-Lengths"),
+            Name::TransferEncoding => {
+                // Other white space than SP before a value is where parsers part ways.
+                if has_tab(bytes, header) {
+                    return Err(bad("Transfer-Encoding is not valid"));
+                }
+                once(&mut self.coding, value, "request has two Transfer-Encodings")
+            }
+            Name::Connection => {
+                self.connections += 1;
+                // Of several, the options of each count; a second one is rare enough to look only for `close` in it.
+                if self.connections == 1 || option(value, b"close") {
+                    self.connection = value;
+                }
+                Ok(())
+            }
+            Name::Upgrade => {
+                self.websocket = value.eq_ignore_ascii_case(b"websocket");
+                Ok(())
+            }
+            Name::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
+                self.expects_continue = true;
+                Ok(())
+            }
+            Name::Expect => Err(Reject { status: StatusCode::EXPECTATION_FAILED, reason: "expectation is not known" }),
+            Name::Te => {
+                self.trailers |= option(value, b"trailers");
+                Ok(())
+            }
+            Name::KeepAlive | Name::ProxyConnection | Name::ProxyAuthorization => Ok(()),
+            Name::ForwardedFor | Name::ForwardedProto | Name::Protected | Name::Other => Ok(()),
+        }
+    }
+
+    fn framing(&self, http10: bool) -> Result<Framing, Reject> {
+        match (self.coding, self.length) {
+            (Some(_), Some(_)) => Err(bad("request has both Transfer-Encoding and Content-Length")),
+            (Some(_), None) if http10 => Err(bad("HTTP/1.0 has no Transfer-Encoding")),
+            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+            (Some(_), None) => {
+                Err(Reject { status: StatusCode::NOT_IMPLEMENTED, reason: "only the transfer coding chunked is known" })
+            }
+            (None, Some(length)) => match text::content_length(length) {
+                Some(0) => Ok(Framing::None),
+                Some(length) => Ok(Framing::Length(length)),
+                None => Err(bad("Content-Length is not valid")),
+            },
+            (None, None) => Ok(Framing::None),
+        }
+    }
+}
+
+fn once<'b>(slot: &mut Option<&'b [u8]>, value: &'b [u8], twice: &'static str) -> Result<(), Reject> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(bad(twice)),
+    }
+}
+
+/// `httparse` trims SP and HTAB around values; the line as sent still has them. Name and value are slices of `bytes`.
+fn has_tab(bytes: &[u8], header: &Header<'_>) -> bool {
+    let start = header.name.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+    let line = bytes.get(start..).unwrap_or_default();
+    line.iter().take_while(|byte| **byte != b'\r').any(|byte| *byte == b'\t')
+}
+
+/// Path and query, and the authority if the target has one.
+fn split_target<'b>(method: &str, target: &'b str) -> Result<(&'b str, Option<&'b str>), Reject> {
+    const INVALID: Reject = bad("request target is not valid");
+    if !target.is_ascii() || target.contains('#') {
+        return Err(INVALID);
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok((target, None));
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(INVALID)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(INVALID);
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    match (&rest[..end], &rest[end..]) {
+        ("", _) => Err(INVALID),
+        (authority, "") => Ok(("/", Some(authority))),
+        (authority, path) if path.starts_with('/') => Ok((path, Some(authority))),
+        // `http://host?query` has an empty path; nobody sends it, and it cannot be written without copying.
+        _ => Err(INVALID),
+    }
+}
+
+fn valid_authority(authority: &[u8]) -> bool {
+    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(byte);
+    !authority.is_empty() && authority.iter().all(valid)
+}
+
+/// Fields by what a proxy does with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    Upgrade,
+    Expect,
+    Te,
+    KeepAlive,
+    ProxyConnection,
+    ProxyAuthorization,
+    ForwardedFor,
+    ForwardedProto,
+    /// Passed on, whatever `Connection` says.
+    Protected,
+    Other,
+}
+
+impl Name {
+    fn of(name: &str) -> Self {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        // By length first: most fields are told apart without looking at their letters.
+        match name.len() {
+            2 if is("te") => Self::Te,
+            4 if is("host") => Self::Host,
+            6 if is("expect") => Self::Expect,
+            6 if is("cookie") => Self::Protected,
+            7 if is("upgrade") => Self::Upgrade,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::KeepAlive,
+            13 if is("authorization") => Self::Protected,
+            14 if is("content-length") => Self::ContentLength,
+            15 if is("x-forwarded-for") => Self::ForwardedFor,
+            16 if is("proxy-connection") => Self::ProxyConnection,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            17 if is("x-forwarded-proto") => Self::ForwardedProto,
+            19 if is("proxy-authorization") => Self::ProxyAuthorization,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Head<'_, '_> {
+    /// Appends the head as the endpoint gets it: origin form, one `Host`, nothing that was meant for this hop (RFC 9110
+    /// §7.6.1), framing in our own words, the client's address added.
+    pub fn write(&self, client: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        field(out, b"host", self.authority);
+        let mut forwarded_proto = false;
+        for header in self.headers {
+            match Name::of(header.name) {
+                Name::Host | Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Upgrade => {}
+                Name::Expect | Name::Te | Name::KeepAlive | Name::ProxyConnection | Name::ProxyAuthorization => {}
+                Name::ForwardedFor => {}
+                Name::ForwardedProto => {
+                    forwarded_proto = true;
+                    field(out, header.name.as_bytes(), header.value);
+                }
+                Name::Protected => field(out, header.name.as_bytes(), header.value),
+                Name::Other if self.named(header) => {}
+                Name::Other => field(out, header.name.as_bytes(), header.value),
+            }
+        }
+        self.write_own(client, forwarded_proto, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn named(&self, header: &Header<'_>) -> bool {
+        if !self.several_connections {
+            return !self.connection.is_empty() && text::named_by(self.connection, header);
+        }
+        let mut connections = self.headers.iter().filter(|other| Name::of(other.name) == Name::Connection);
+        connections.any(|connection| text::named_by(connection.value, header))
+    }
+
+    fn write_own(&self, client: &str, forwarded_proto: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"x-forwarded-for: ");
+        for header in self.headers.iter().filter(|header| Name::of(header.name) == Name::ForwardedFor) {
+            out.extend_from_slice(header.value);
+            out.extend_from_slice(b", ");
+        }
+        out.extend_from_slice(client.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if !forwarded_proto {
+            out.extend_from_slice(b"x-forwarded-proto: http\r\n");
+        }
+        if self.trailers {
+            out.extend_from_slice(b"te: trailers\r\n");
+        }
+        if self.facts.websocket {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
+        if self.facts.expects_continue {
+            out.extend_from_slice(b"expect: 100-continue\r\n");
+        }
+        match self.facts.framing {
+            Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+            Framing::Length(length) => {
+                out.extend_from_slice(b"content-length: ");
+                text::number(out, length);
+                out.extend_from_slice(b"\r\n");
+            }
+            // An empty POST says so, or some servers wait for its body.
+            Framing::None if matches!(self.method, "POST" | "PUT" | "PATCH") => {
+                out.extend_from_slice(b"content-length: 0\r\n");
+            }
+            Framing::None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(head: &str) -> u16 {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        parse(head.as_bytes(), &mut room).map_or_else(|reject| reject.status.as_u16(), |_| 200)
+    }
+
+    fn written(head: &str) -> String {
+        let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut out = Vec::new();
+        parse(head.as_bytes(), &mut room).unwrap().write("10.1.2.3", &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// The rows of `research/dataplane.md` §7.3 that are about heads.
+    #[test]
+    fn what_parsers_could_read_differently_is_refused() {
+        let rows: &[(&str, u16)] = &[
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2, 2\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x2\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n", 200),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: foo\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\tchunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\t\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \tchunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHo st: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: b\0c\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.0\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+            ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: foo\r\n\r\n", 417),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: y 100-continue\r\n\r\n", 417),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/9.9\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            ("get / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400),
+            ("GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n", 200),
+        ];
+        for (head, expected) in rows {
+            assert_eq!(status(head), *expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_fields_are_a_431() {
+        let head = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count));
+        assert_eq!(status(&head(MAX_HEADERS - 1)), 200);
+        assert_eq!(status(&head(MAX_HEADERS)), 431);
+    }
+
+    #[test]
+    fn a_head_is_written_anew_for_the_endpoint() {
+        let head = "GET http://real/x?y HTTP/1.1\r\nHost: other\r\nConnection: close, X-Mine, Content-Length, Cookie\r\n\
+                    X-Mine: 1\r\nX-Yours: 2\r\nCookie: c\r\nKeep-Alive: 5\r\nTE: gzip, trailers\r\nUpgrade: h2c\r\n\
+                    Proxy-Connection: x\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+        assert_eq!(
+            written(head),
+            "GET /x?y HTTP/1.1\r\nhost: real\r\nX-Yours: 2\r\nCookie: c\r\nx-forwarded-for: 1.1.1.1, 10.1.2.3\r\n\
+             x-forwarded-proto: http\r\nte: trailers\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn fields_that_any_of_several_connections_names_are_dropped() {
+        let head =
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: x-one\r\nConnection: x-two\r\nX-One: 1\r\nX-Two: 2\r\n\r\n";
+        assert!(!written(head).to_lowercase().contains("x-one:"));
+        assert!(!written(head).to_lowercase().contains("x-two:"));
+    }
+
+    #[test]
+    fn only_a_websocket_without_body_may_switch() {
+        let switches = |rest: &str| written(&format!("GET / HTTP/1.1\r\nHost: a\r\n{rest}\r\n")).contains("upgrade:");
+        assert!(switches("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"));
+        assert!(!switches("Connection: Upgrade\r\nUpgrade: foo\r\n"));
+        assert!(!switches("Connection: close\r\nUpgrade: websocket\r\n"));
+        assert!(!switches("Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n"));
+    }
+
+    #[test]
+    fn persistence_follows_version_and_connection() {
+        let keeps = |head: &str| {
+            let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+            parse(head.as_bytes(), &mut room).unwrap().facts.keep_alive
+        };
+        assert!(keeps("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\nConnection: Close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.0\r\nHost: a\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n"));
+    }
+}
