@@ -194,7 +194,7 @@ impl Publisher {
 
     fn settle(&self, namespace: &str) {
         let took = self.book().settle(namespace, Instant::now());
-        took.into_iter().for_each(|took| self.shared.metrics.route_ack_seconds.observe(took.as_secs_f64()));
+        took.into_iter().for_each(|took| self.shared.metrics.route_acknowledged_seconds.observe(took.as_secs_f64()));
     }
 
     fn tell(&self, namespace: &str) {

@@ -26,7 +26,7 @@ pub struct Metrics {
     api_errors: Family<Class, Counter>,
     api_requests: Family<ApiRequest, Counter>,
     leader: Gauge,
-    pub(crate) route_ack_seconds: Histogram,
+    pub(crate) route_acknowledged_seconds: Histogram,
     pub(crate) proxies: Gauge,
 }
 
@@ -70,7 +70,7 @@ impl Metrics {
     pub fn new() -> Self {
         // 1 ms to 16 s for a reconcile, 1 ms to 4 s for an acknowledgement, whose bar is 250 ms.
         let reconcile_seconds = Histogram::new(exponential_buckets(0.001, 2.0, 15));
-        let route_ack_seconds =
+        let route_acknowledged_seconds =
             Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.175, 0.25, 0.5, 1.0, 2.0, 4.0]);
         let metrics = Self {
             registry: Arc::new(Mutex::new(Registry::with_prefix(PREFIX))),
@@ -80,7 +80,7 @@ impl Metrics {
             api_errors: Family::default(),
             api_requests: Family::default(),
             leader: Gauge::default(),
-            route_ack_seconds,
+            route_acknowledged_seconds,
             proxies: Gauge::default(),
         };
         metrics.register(|registry| metrics.describe(registry));
@@ -95,7 +95,7 @@ impl Metrics {
         registry.register("api_requests", "Requests to the API server (code 0: no answer)", self.api_requests.clone());
         registry.register("leader", "1 while this replica decides", self.leader.clone());
         let ack = "Time from a route's new counter to the acknowledgement of every connected proxy";
-        registry.register("route_ack_seconds", ack, self.route_ack_seconds.clone());
+        registry.register("route_acknowledged_seconds", ack, self.route_acknowledged_seconds.clone());
         registry.register("proxies", "Proxies with an open config stream", self.proxies.clone());
     }
 
