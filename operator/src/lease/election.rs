@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long everything takes; see docs/decisions/0002-lease-timing.md.
+/// How long everything takes; see docs/decisions/lease-timing.md.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// A standby takes over after the record has not changed for this long.

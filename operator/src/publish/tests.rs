@@ -67,7 +67,8 @@ impl Operator {
 
     fn ack_count(&self) -> u64 {
         let text = self.metrics.encode();
-        let count = text.lines().find_map(|line| line.strip_prefix("sluice_operator_route_acknowledged_seconds_count "));
+        let count =
+            text.lines().find_map(|line| line.strip_prefix("sluice_operator_route_acknowledged_seconds_count "));
         count.unwrap().parse().unwrap()
     }
 }
