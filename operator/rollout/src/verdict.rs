@@ -5,18 +5,22 @@
 //! of at most α, over all looks, steps and lanes. Advancing needs evidence of its own, that the canary is *not* worse.
 //! What is promised and what is not: `docs/verdict.md`.
 //!
-//! Order: [`Engine`] (input, decisions) → `trial` (strata) → `lanes`, `evidence`, `advance` → `kernel` (numbers), with
+//! Order: `counters`, `ledger` (input) → [`Engine`] (decisions) → `trial` (strata) → `lanes`, `evidence`, `advance` → `kernel` (numbers), with
 //! `history` and `margins` for what is known of stable. No clock, no I/O; memory is laid out once.
 
 mod advance;
+mod alone;
 mod buckets;
 mod config;
 mod counters;
+mod cuts;
 mod engine;
 mod evidence;
+mod facts;
 mod history;
 mod kernel;
 mod lanes;
+mod ledger;
 mod margins;
 mod report;
 mod scatter;

@@ -8,14 +8,14 @@ use thiserror::Error;
 
 use super::buckets::Buckets;
 use super::config::{Config, ConfigError, Mode, Policy, SPLIT_FAULT, SUSPICION, WEAK_REQUESTS};
-use super::counters::{Arm, Delta, Ledger, Reading, Second};
+use super::counters::{Arm, Delta, Second};
 use super::evidence::Evidence;
 use super::history::{History, METRICS};
-use super::kernel::Table;
-use super::lanes::{LANES, Lane, QUANTILES};
-use super::report::{Advance, Cause, Decision, LaneReport, Verdict, Wait};
+use super::lanes::{LANES, Lane};
+use super::ledger::{Ledger, Reading};
+use super::report::{Advance, Cause, Decision, Wait};
 use super::trial::{Release, Trial};
-use super::words::{Counted, Facts, Slowness};
+use super::words::Facts;
 
 /// What a second came with, besides its counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,35 +57,35 @@ const TROUBLE_S: u32 = 10;
 /// Seconds without requests after which that is named.
 const IDLE_S: u64 = 30;
 /// The share of α that the canary's errors alone may spend at full weight, on top.
-const ALONE: f64 = 10.0;
+pub(super) const ALONE: f64 = 10.0;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Decided {
+pub(super) struct Decided {
     cause: Cause,
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
 /// Judges the releases of one Canary; lives as long as it.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    config: Config,
-    buckets: Buckets,
-    history: History,
-    ledger: Ledger,
+    pub(super) config: Config,
+    pub(super) buckets: Buckets,
+    pub(super) history: History,
+    pub(super) ledger: Ledger,
     delta: Delta,
-    trial: Option<Trial>,
-    decided: Option<Decided>,
+    pub(super) trial: Option<Trial>,
+    pub(super) decided: Option<Decided>,
     /// Evidence of harm as a ratio.
-    evidence: f64,
+    pub(super) evidence: f64,
     last_ms: Option<u64>,
     /// Milliseconds that are not yet a whole second.
     rest_ms: u64,
     /// Bad input, and for how many more seconds it keeps a step from advancing.
     trouble: Option<(Wait, u32)>,
-    reading: Reading,
+    pub(super) reading: Reading,
     /// Proxies that should report.
-    proxies: u32,
+    pub(super) proxies: u32,
     weight_percent: u8,
     canary_pods: u32,
 }
@@ -372,143 +372,10 @@ impl Engine {
     pub const fn evidence(&self) -> f64 {
         self.evidence
     }
-
-    /// What the engine says now.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        let decision = self.decision();
-        let facts = match &self.decided {
-            Some(decided) => decided.facts.clone(),
-            None => self.facts(decision),
-        };
-        let nothing = LaneReport {
-            name: String::new(),
-            canary: Counted::default(),
-            stable: Counted::default(),
-            evidence_log10: 0.0,
-            share_percent: 0,
-            dispersion: 1.0,
-            margin: 1.0,
-        };
-        let lanes = Lane::ALL.map(|lane| match &self.trial {
-            Some(trial) => self.lane_report(trial, lane),
-            None => LaneReport { name: lane.name().to_owned(), ..nothing.clone() },
-        });
-        Verdict { decision, mode: self.config.mode, facts, lanes }
-    }
-
-    fn lane_report(&self, trial: &Trial, lane: Lane) -> LaneReport {
-        let table = match lane {
-            Lane::Latency => trial.slow_seen[trial.evidence.worst_quantile()],
-            Lane::ErrorRate | Lane::SloError | Lane::Crash => trial.seen,
-        };
-        let margin = match lane {
-            Lane::ErrorRate => trial.margins.error_odds,
-            Lane::SloError => trial.margins.slo_odds,
-            Lane::Crash => 3.0,
-            Lane::Latency => trial.margins.latency[trial.evidence.worst_quantile()],
-        };
-        let evidence = trial.lanes[lane as usize];
-        let (canary, stable) = counted(table);
-        LaneReport {
-            name: lane.name().to_owned(),
-            canary,
-            stable,
-            evidence_log10: evidence.log10(),
-            share_percent: self.share(lane.weight() * evidence),
-            dispersion: match lane {
-                Lane::ErrorRate | Lane::SloError => trial.dispersion[0],
-                Lane::Crash => 1.0,
-                Lane::Latency => trial.dispersion[1],
-            },
-            margin,
-        }
-    }
-
-    /// Share of the way to a rollback, in percent.
-    fn share(&self, evidence: f64) -> u8 {
-        (100.0 * evidence.ln() / self.config.bound()).clamp(0.0, 100.0) as u8
-    }
-
-    fn facts(&self, decision: Decision) -> Facts {
-        let Some(trial) = &self.trial else { return Facts::default() };
-        let lane = leading_lane(&trial.lanes);
-        let epoch = trial.evidence.leading(lane);
-        let judged = match (decision, epoch) {
-            (Decision::Rollback(_) | Decision::Wait(Wait::Suspicious), Some(epoch)) => Some(epoch),
-            _ => None,
-        };
-        let by_seconds = decision == Decision::Rollback(Cause::Evidence(Lane::Crash));
-        let (canary, stable) =
-            counted(judged.map_or(trial.step.seen, |e| if by_seconds { e.crash_seen } else { e.seen }));
-        let alone = trial.weight_percent >= 100;
-        let bound = self.config.bound();
-        let odds = match decision {
-            Decision::Rollback(Cause::Evidence(Lane::ErrorRate)) => {
-                trial.odds_at_least(bound).max(trial.margins.error_odds)
-            }
-            Decision::Rollback(Cause::Evidence(_)) => trial.odds_at_least(bound).max(trial.margins.slo_odds),
-            _ => 1.0,
-        };
-        let seen = trial.step.seen.canary_n;
-        let needed = trial.step.requests_missing(&self.config, trial.expected_rate(), alone) + seen;
-        let [started_stable, started_canary] = trial.step.started();
-        let one_in = match decision {
-            Decision::Rollback(Cause::Alone) => trial.alone().min(600.0).exp() / ALONE,
-            _ => self.evidence,
-        };
-        Facts {
-            weight_percent: trial.weight_percent,
-            seconds: judged.map_or(trial.step.seconds, |e| trial.second - e.since_s),
-            canary,
-            stable,
-            odds_at_least: odds,
-            one_in,
-            evidence_percent: self.share(self.evidence),
-            slowness: self.slowness(trial, judged.map_or(&trial.slow_seen, |e| &e.slow)),
-            needed: (seen, needed),
-            eta_s: (seen > 0 && needed > seen).then(|| (needed - seen) * trial.step.seconds / seen),
-            slo_percent: 100.0 * self.config.slo_error_rate,
-            confidence_percent: 100.0 * (1.0 - self.config.beta),
-            silent: (
-                self.reading.silent.max(self.proxies.saturating_sub(self.ledger.proxies() as u32)),
-                self.proxies.max(self.ledger.proxies() as u32),
-                self.reading.silent_s,
-            ),
-            split: (started_canary, started_canary + started_stable),
-            idle_s: trial.idle_s,
-            latency_margin_percent: 100.0 * (trial.margins.latency[SHOWN_QUANTILE] - 1.0),
-            pods_known: self.history.correlation(0).is_some(),
-            client_errors: trial.client_errors() >= bound,
-        }
-    }
-
-    fn slowness(&self, trial: &Trial, slow: &[Table; QUANTILES.len()]) -> Option<Slowness> {
-        let at = trial.evidence.worst_quantile();
-        let cut = trial.cuts.as_ref()?.slow[at];
-        let (canary, stable) = counted(slow[at]);
-        let quantile = |arm: usize, q| self.buckets.quantile_ms(&trial.latency[arm], q);
-        Some(Slowness {
-            quantile_percent: (100.0 * QUANTILES[at]) as u8,
-            stable_ms: self.buckets.lower_ms(cut.stable),
-            tolerated_ms: self.buckets.lower_ms(cut.canary),
-            canary,
-            stable,
-            medians_ms: quantile(1, 0.5).zip(quantile(0, 0.5)),
-            canary_ms: quantile(1, QUANTILES[at]),
-        })
-    }
-}
-
-/// The quantile whose margin is named: p95.
-const SHOWN_QUANTILE: usize = 3;
-
-fn counted(table: Table) -> (Counted, Counted) {
-    (Counted { bad: table.canary_k, total: table.canary_n }, Counted { bad: table.stable_k, total: table.stable_n })
 }
 
 /// The lane that brings most of the evidence that counts.
-fn leading_lane(lanes: &[f64; LANES]) -> Lane {
+pub(super) fn leading_lane(lanes: &[f64; LANES]) -> Lane {
     let [error, slo, _, latency] = *lanes;
     let crash = Evidence::total(&[0.0, 0.0, lanes[Lane::Crash as usize], 0.0]);
     if crash >= Evidence::total(&[error, slo, 0.0, latency]) {

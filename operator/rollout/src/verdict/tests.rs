@@ -1,5 +1,6 @@
 //! Known answers of the lanes, and how the engine takes good and bad input.
 
+mod hostile;
 mod input;
 mod known;
 mod steps;

@@ -7,13 +7,15 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::advance::{SHOWN, SLOWNESS, Step};
-use super::buckets::{Buckets, Cut};
+use super::advance::{SHOWN, Step};
+use super::alone::Alone;
+use super::buckets::Buckets;
 use super::config::{
     BURN_IN_S, CAP, CRASH_MAX_S, CRASH_REQUESTS, Config, EPOCH_S, LONG_STRATUM_S, STRATUM_MAX_S, STRATUM_REQUESTS,
     STRATUM_S,
 };
 use super::counters::Delta;
+use super::cuts::Cuts;
 use super::engine::Circumstances;
 use super::evidence::{Evidence, add};
 use super::history::History;
@@ -35,6 +37,8 @@ pub struct Release {
 
 /// Closed strata that are kept to say how much worse a canary is at least.
 const KEPT_STRATA: usize = 720;
+/// No release lasts longer, in seconds: thirty years.
+const LONGEST_S: u64 = 1_000_000_000;
 /// Odds ratio of 4xx that is worth a word.
 const CLIENT_ERROR_ODDS: f64 = 2.0;
 
@@ -46,69 +50,6 @@ struct Open {
     client_errors: Table,
     slow: [Table; QUANTILES.len()],
     fast: [Table; SHOWN.len()],
-}
-
-/// Evidence against the canary by itself, at full weight, where stable has no traffic. One e-process a minute, the
-/// earlier ones kept at their value.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Alone {
-    logs: [f64; 9],
-    /// Minutes that are over, and the evidence (as a ratio) that they left.
-    minutes: u32,
-    frozen: f64,
-}
-
-impl Alone {
-    fn add(&mut self, table: Table, tolerated: f64, dispersion: f64, cap: f64) {
-        let mut step = [0.0; 9];
-        multiples(table, tolerated, &SLO_MULTIPLES, &mut step);
-        step.iter_mut().for_each(|log| *log /= dispersion);
-        add(&mut self.logs, &step, cap);
-    }
-
-    /// The share of minute j (from 1) is 1/(j(j+1)); those to come are 1/(j+1) together.
-    fn value(&self) -> f64 {
-        let j = f64::from(self.minutes) + 1.0;
-        self.frozen + mixture(&self.logs).min(600.0).exp() / (j * (j + 1.0)) + 1.0 / (j + 1.0)
-    }
-
-    fn log(&self) -> f64 {
-        self.value().ln()
-    }
-
-    /// A minute without traffic at full weight spends nothing.
-    fn start_epoch(&mut self) {
-        if self.logs != [0.0; 9] {
-            self.minutes = self.minutes.saturating_add(1);
-            self.frozen = self.value_of_past();
-            self.logs = [0.0; 9];
-        }
-    }
-
-    fn value_of_past(&self) -> f64 {
-        let j = f64::from(self.minutes);
-        self.frozen + mixture(&self.logs).min(600.0).exp() / (j * (j + 1.0))
-    }
-}
-
-/// Bounds at which latencies are compared; fixed for a step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Cuts {
-    /// Buckets of stable's quantiles when the release began.
-    near: [u32; QUANTILES.len()],
-    pub(crate) slow: [Cut; QUANTILES.len()],
-    pub(crate) fast: [Cut; SHOWN.len()],
-}
-
-impl Cuts {
-    fn new(near: [u32; QUANTILES.len()], margins: &Margins, config: &Config, buckets: &Buckets) -> Self {
-        let least = config.latency_margin_ms;
-        let slow = std::array::from_fn(|i| buckets.cut(near[i], margins.latency[i], least));
-        let fast = SHOWN.map(|i| buckets.cut(near[i], margins.latency[i].max(SLOWNESS), least));
-        Self { near, slow, fast }
-    }
 }
 
 /// A release on trial. What is skipped by serde is begun anew after a restart of the operator.
@@ -481,11 +422,20 @@ impl Trial {
         let margins = [error_odds, slo_odds].into_iter().chain(latency).all(|m| (1.0..=100.0).contains(m));
         let Spread { pods: _, odds, latency } = &self.spread;
         let spread = [odds].into_iter().chain(latency).all(|d| (0.0..=100.0).contains(d));
-        let logs = self.alone.logs.iter().chain(&self.client_errors).all(|log| log.is_finite() && *log < 1e6);
-        let counts = self.stable_k <= self.stable_n
-            && self.alone.frozen.is_finite()
-            && self.weight_percent <= 100
-            && self.split_fault.is_finite();
-        cuts && near && margins && spread && logs && counts && self.evidence.is_sound() && self.step.is_sound()
+        let logs = self.client_errors.iter().all(|log| log.is_finite() && *log < 1e6);
+        let times =
+            [self.second, self.next_epoch_s, self.idle_s, self.suspicious_s, self.degraded_s, self.step.seconds];
+        let times = times.into_iter().chain(self.judged_from).all(|second| second <= LONGEST_S);
+        let counts = self.stable_k <= self.stable_n && self.weight_percent <= 100 && self.split_fault.is_finite();
+        self.alone.is_sound()
+            && times
+            && cuts
+            && near
+            && margins
+            && spread
+            && logs
+            && counts
+            && self.evidence.is_sound()
+            && self.step.is_sound()
     }
 }
