@@ -77,14 +77,15 @@ impl FakePrometheus {
 fn body(answer: &Answer) -> Bytes {
     let vector =
         |series: &str| format!(r#"{{"status":"success","data":{{"resultType":"vector","result":[{series}]}}}}"#);
-    let series =
-        |label: &str, value: &str| format!(r#"{{"metric":{{"pod":"{label}"}},"value":[1700000000,"{value}"]}}"#);
+    // Dated now: the operator refuses an old answer, whatever else it holds.
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    let series = |label: &str, value: &str| format!(r#"{{"metric":{{"pod":"{label}"}},"value":[{now},"{value}"]}}"#);
     let text = match answer {
         Answer::Value(value) => vector(&series("a", value)),
         Answer::Nothing => vector(""),
         Answer::Several => vector(&format!("{},{}", series("a", "1"), series("b", "2"))),
         Answer::Text => {
-            r#"{"status":"success","data":{"resultType":"string","result":[1700000000,"fine"]}}"#.to_owned()
+            format!(r#"{{"status":"success","data":{{"resultType":"string","result":[{now},"fine"]}}}}"#)
         }
         Answer::Large(bytes) => vector(&series(&"x".repeat(*bytes), "100")),
         Answer::Error => r#"{"status":"error","errorType":"internal","error":"out of memory"}"#.to_owned(),

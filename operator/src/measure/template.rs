@@ -1,8 +1,8 @@
 //! Turns the query of a `MetricTemplate` into PromQL.
 //!
 //! Takes Flagger's Go-template spelling and minijinja's: both write `{{ namespace }}` and `{{ variables.foo }}`; of what
-//! Go alone knows, `{{ index variables "foo" }}`, `{{- trim -}}` and `{{/* comments */}}` are understood. Expressions
-//! only: statements are refused, so a template cannot loop.
+//! Go alone knows, `{{ index variables "foo" }}`, `{{ .Namespace }}`, `{{- trim -}}` and `{{/* comments */}}` are
+//! understood. Expressions only: statements are refused, so a template cannot loop.
 //!
 //! A value never changes the shape of the query. Inside a string literal it is escaped for that literal; outside one
 //! only a number, a duration or a name is let in. A name that is not defined is an error, as in Flagger.
@@ -180,7 +180,7 @@ fn closing_braces(inside: &str) -> Option<usize> {
 }
 
 fn evaluate(expression: &str, values: &Values<'_>, line: usize) -> Result<String, TemplateError> {
-    let translated = go_index(expression).unwrap_or_else(|| expression.to_owned());
+    let translated = go_index(expression).unwrap_or_else(|| go_field(expression));
     let failed = |error: minijinja::Error| TemplateError::Expression {
         line,
         expression: expression.to_owned(),
@@ -226,6 +226,12 @@ fn single(value: &Value) -> Option<String> {
     }
 }
 
+/// `.Namespace` and `.variables.foo`: Go's spelling of a field, which people write by habit where Flagger has functions.
+fn go_field(expression: &str) -> String {
+    let field = expression.strip_prefix('.').filter(|field| field.starts_with(|c: char| c.is_ascii_alphabetic()));
+    field.map_or_else(|| expression.to_owned(), |field| field[..1].to_ascii_lowercase() + &field[1..])
+}
+
 /// `index variables "foo"`, Go's way to a key that is not an identifier.
 fn go_index(expression: &str) -> Option<String> {
     let arguments = expression.strip_prefix("index")?.strip_prefix(char::is_whitespace)?.trim_start();
@@ -235,7 +241,7 @@ fn go_index(expression: &str) -> Option<String> {
         '`' => format!("\"{}\"", key.trim_matches('`').replace('\\', "\\\\").replace('"', "\\\"")),
         _ => key.to_owned(),
     };
-    Some(format!("{map}[{literal}]"))
+    Some(format!("{}[{literal}]", go_field(map)))
 }
 
 fn known(values: &Values<'_>) -> String {
@@ -291,6 +297,8 @@ mod tests {
             // Go only.
             (r#"{d="{{ index variables "with-dash" }}"}"#, r#"{d="dashed"}"#),
             (r#"{d="{{ index  variables `with-dash` }}"}"#, r#"{d="dashed"}"#),
+            (r#"{n="{{ .Namespace }}",d="{{ .variables.direction }}"}"#, r#"{n="shop",d="inbound"}"#),
+            (r#"{d="{{ index .Variables "with-dash" }}"}"#, r#"{d="dashed"}"#),
             ("x {{- /* why */ -}} [{{- interval -}}]", "x[10s]"),
             ("up{{/* }} in a comment */}}", "up"),
             // minijinja only.
@@ -339,6 +347,7 @@ mod tests {
             ("up\n{{ namespac }}", "line 2: 'namespac' is not defined; defined are namespace, name, target"),
             ("{{ variables.foo }}", "'variables.foo' is not defined"),
             ("{{ variables.foo.bar }}", "'variables.foo.bar' is not defined"),
+            ("{{ .Nope }}", "'.Nope' is not defined"),
             ("{{ ingress }}", "'ingress' is not defined"),
             ("{{ variables }}", "'variables' is not a single value"),
             ("up{a=\"{{ namespace\"}", "line 1: '{{' is not closed by '}}'"),
