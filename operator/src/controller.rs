@@ -42,7 +42,7 @@ use crate::{
     pool::PoolSettings,
     publish::Publisher,
     report::Desk,
-    routes, services, setup, status, teardown, validate,
+    services, setup, status, teardown, validate,
     workload::{self, WorkloadError},
 };
 
@@ -313,11 +313,8 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
         Err(invalid) => return refuse(context, world, state, invalid.to_string()).await,
     };
     let setup = if deleting { Setup::Ready } else { set_up(context, &world, &state).await };
-    let route = Route {
-        acknowledged: context.acknowledged(&world, state.counter),
-        stable_endpoints: feed::route(&world)
-            .map_or(0, |route| u32::try_from(routes::stable_ready(&route)).unwrap_or(u32::MAX)),
-    };
+    let route =
+        Route { acknowledged: context.acknowledged(&world, state.counter), stable_endpoints: feed::covered(&world) };
     let now = Utc::now();
     let check = match rollout::check_due_in(&plan, &state, now) {
         Some(due) if due.is_zero() => check(context, &world, &state).await,

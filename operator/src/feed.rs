@@ -49,13 +49,24 @@ fn publish(caches: &Caches, publisher: &Publisher, key: &Key, published: &mut Ha
 /// The route of one Canary, if it has a place in the table.
 #[must_use]
 pub fn route(world: &World) -> Option<proxy_api::v1beta1::Route> {
+    with_inputs(world, routes::build)?
+}
+
+/// Pods under test that the stable Service names, too.
+#[must_use]
+pub fn covered(world: &World) -> u32 {
+    let covered = with_inputs(world, |inputs| routes::covered(inputs).0).unwrap_or(0);
+    u32::try_from(covered).unwrap_or(u32::MAX)
+}
+
+fn with_inputs<T>(world: &World, act: impl FnOnce(&RouteInputs<'_>) -> T) -> Option<T> {
     let stable: Vec<_> = world.stable_slices.iter().map(AsRef::as_ref).collect();
     let canary: Vec<_> = world.canary_slices.iter().map(AsRef::as_ref).collect();
-    routes::build(&RouteInputs {
+    Some(act(&RouteInputs {
         canary: &world.canary,
         table: &Table::parse(world.table.as_deref()),
         service: world.service.as_deref()?,
         stable_slices: &stable,
         canary_slices: &canary,
-    })
+    }))
 }

@@ -51,7 +51,9 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
     let judging = services::is_judging(status.phase);
     let serves_canary = judging || status.canary_weight > 0;
     let tested = status.canary_revision.as_ref().filter(|_| serves_canary);
-    let intruders = tested.filter(|_| judging).and_then(|revision| pod_prefix(&canary.spec.target_ref.name, revision));
+    // After a rollback the pods live on for a moment, and the primary Service is wide again.
+    let refused = status.canary_revision.as_ref().filter(|revision| Some(*revision) != status.stable_revision.as_ref());
+    let intruders = refused.and_then(|revision| pod_prefix(&canary.spec.target_ref.name, revision));
     let listener = |port: &AskedPort| {
         let stable = endpoints(stable_slices, port.port, intruders.as_deref());
         let split = i32::from(port.port) == canary.spec.service.port;
@@ -291,16 +293,14 @@ mod tests {
     }
 
     #[test]
-    fn the_stable_arm_is_free_of_tested_pods_exactly_while_they_are_judged() {
-        for (phase, filtered) in [
-            ("Progressing", true),
-            ("WaitingPromotion", true),
-            ("Promoting", true),
-            ("Finalising", false),
-            ("Succeeded", false),
-        ] {
-            assert_eq!(stable_ready(&route(&at(phase, 0))), if filtered { 2 } else { 3 }, "{phase}");
+    fn the_stable_arm_is_free_of_tested_pods_until_they_are_the_stable_ones() {
+        for phase in ["Progressing", "Promoting", "Failed", "Waiting"] {
+            assert_eq!(stable_ready(&route(&at(phase, 0))), 2, "{phase}");
         }
+        let mut promoted = at("Finalising", 100);
+        let status = promoted.status.as_mut().expect("at gives a status");
+        status.stable_revision.clone_from(&status.canary_revision);
+        assert_eq!(stable_ready(&route(&promoted)), 3);
     }
 
     #[test]

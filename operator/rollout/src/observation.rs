@@ -114,7 +114,7 @@ pub struct CanarySet {
 pub struct Route {
     /// Every live proxy of the pool has acknowledged `State::counter`, and there is at least one.
     pub acknowledged: bool,
-    /// Ready pods behind the stable Service, as last read.
+    /// Ready pods of the revision under test that are behind the stable Service, too.
     pub stable_endpoints: u32,
 }
 
