@@ -48,14 +48,16 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         return None;
     }
     let asked = services::asked(service);
-    let judging = services::is_judging(status.phase);
-    let serves_canary = judging || status.canary_weight > 0;
-    let tested = status.canary_revision.as_ref().filter(|_| serves_canary);
+    let tested = status.canary_revision.as_ref().filter(|_| services::has_canary_arm(&status));
     // After a rollback the pods live on for a moment, and the primary Service is wide again.
     let refused = status.canary_revision.as_ref().filter(|revision| Some(*revision) != status.stable_revision.as_ref());
     let intruders = refused.and_then(|revision| pod_prefix(&canary.spec.target_ref.name, revision));
     let listener = |port: &AskedPort| {
-        let stable = endpoints(stable_slices, port.port, intruders.as_deref());
+        let mut stable = endpoints(stable_slices, port.port, intruders.as_deref());
+        if stable.is_empty() && !services::is_judging(status.phase) {
+            // A refused version that was shipped past the hold is all there is: an outage would help nobody.
+            stable = endpoints(stable_slices, port.port, None);
+        }
         let split = i32::from(port.port) == canary.spec.service.port;
         Some(Listener {
             port: u32::from(pool_port(table, service, port)?),
@@ -304,11 +306,29 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_version_that_was_shipped_past_the_hold_serves_when_it_is_all_there_is() {
+        let shipped = mk_slice(&[("10.0.0.9", "web-c2-x", ready())]);
+        let table = Table::rebuild([&mk_routed()]);
+        let serving = |canary: &Canary| {
+            let inputs = RouteInputs {
+                canary,
+                table: &table,
+                service: &mk_routed(),
+                stable_slices: &[&shipped],
+                canary_slices: &[],
+            };
+            stable_ready(&build(&inputs).unwrap())
+        };
+        assert_eq!(serving(&at("Failed", 0)), 1);
+        assert_eq!(serving(&at("Progressing", 10)), 0);
+    }
+
+    #[test]
     fn the_canary_arm_is_named_as_long_as_it_may_have_traffic() {
         for (phase, weight, named) in [
             ("Progressing", 0, true),
             ("Finalising", 100, true),
-            ("Finalising", 0, false),
+            ("Finalising", 0, true),
             ("Succeeded", 0, false),
             ("Failed", 0, false),
         ] {

@@ -21,7 +21,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use proxy_api::{PROXY_PORT_FIRST, PROXY_PORT_LAST};
 
-pub(crate) use self::arms::is_judging;
+pub(crate) use self::arms::{has_canary_arm, is_judging};
 pub use self::{
     arms::{Arms, arms, delete, ensure, port_name},
     check::{refusal, warnings},

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    Canary, Phase,
+    Canary, CanaryStatus, Phase,
     names::{ARM_LABEL, CANARY_LABEL, FIELD_MANAGER, POD_TEMPLATE_HASH},
 };
 use k8s_openapi::{
@@ -46,7 +46,7 @@ pub fn arms(
         selector
     };
     let stable = status.stable_revision.as_ref().filter(|_| is_judging(status.phase));
-    let tested = status.canary_revision.as_ref().filter(|_| is_judging(status.phase) || status.canary_weight > 0);
+    let tested = status.canary_revision.as_ref().filter(|_| has_canary_arm(&status));
     Arms {
         primary: build(
             canary,
@@ -72,6 +72,12 @@ pub(crate) const fn is_judging(phase: Phase) -> bool {
         | Phase::Failed
         | Phase::Terminating => false,
     }
+}
+
+/// Whether the pods under test have an arm of their own: while they may have traffic, and in Finalising, where it is
+/// compared with the stable arm, whatever the weight.
+pub(crate) fn has_canary_arm(status: &CanaryStatus) -> bool {
+    is_judging(status.phase) || status.phase == Phase::Finalising || status.canary_weight > 0
 }
 
 /// Whether Git may speak of a version that the stable pods are not.
@@ -260,7 +266,8 @@ mod tests {
         assert_eq!(selector(&canary)["pod-template-hash"], "c2");
         assert_eq!(canary.labels()[ARM_LABEL], "canary");
         assert!(arms(&at("Progressing", 0), &target(), &mk_plain(), None).canary.is_some());
-        assert!(arms(&at("Finalising", 0), &target(), &mk_plain(), None).canary.is_none());
+        assert!(arms(&at("Finalising", 0), &target(), &mk_plain(), None).canary.is_some());
+        assert!(arms(&at("Succeeded", 0), &target(), &mk_plain(), None).canary.is_none());
         assert!(arms(&at("Failed", 0), &target(), &mk_plain(), None).canary.is_none());
     }
 
