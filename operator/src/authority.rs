@@ -4,7 +4,7 @@
 //! and are renewed at half their life. The CA itself is valid for ten years and is not rotated by the operator: deleting
 //! the Secret and restarting the operator makes a new one, and the pools pick up its bundle (`docs/operations.md`).
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
@@ -96,13 +96,19 @@ impl Authority {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RENEW_EVERY) => {}
             }
-            match issue(&self.inner.bundle, &self.inner.key) {
-                Ok(key) => self.inner.serving.0.store(Arc::new(key)),
+            match self.renew() {
+                Ok(()) => tracing::info!("serving certificate renewed"),
                 Err(error) => {
                     tracing::error!(error = %crate::telemetry::Chain(&error), "serving certificate not renewed")
                 }
             }
         }
+    }
+
+    /// The next handshake gets a new certificate; connections that are open go on.
+    fn renew(&self) -> Result<(), AuthorityError> {
+        self.inner.serving.0.store(Arc::new(issue(&self.inner.bundle, &self.inner.key)?));
+        Ok(())
     }
 
     fn from_secret(secret: &Secret) -> Result<Self, AuthorityError> {
@@ -123,21 +129,19 @@ impl Authority {
 
 /// Creates the Secret; where another replica was quicker, reads theirs.
 async fn create(api: &Api<Secret>) -> Result<Secret, AuthorityError> {
-    let ca = generate()?;
-    let data = [(CERTIFICATE, ca.pem()), (KEY, ca.key().serialize_pem())];
-    let secret = Secret {
-        metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
-        data: Some(
-            data.into_iter()
-                .map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes())))
-                .collect::<BTreeMap<_, _>>(),
-        ),
-        type_: Some("kubernetes.io/tls".to_owned()),
-        ..Secret::default()
-    };
-    match call(format!("create Secret {SECRET}"), api.create(&PostParams::default(), &secret)).await {
+    match call(format!("create Secret {SECRET}"), api.create(&PostParams::default(), &secret(&generate()?))).await {
         Err(error) if error.is_conflict() => Ok(call(format!("read Secret {SECRET}"), api.get(SECRET)).await?),
         other => Ok(other?),
+    }
+}
+
+fn secret(ca: &CertifiedIssuer<'static, KeyPair>) -> Secret {
+    let data = [(CERTIFICATE, ca.pem()), (KEY, ca.key().serialize_pem())];
+    Secret {
+        metadata: ObjectMeta { name: Some(SECRET.to_owned()), ..ObjectMeta::default() },
+        data: Some(data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.into_bytes()))).collect()),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        ..Secret::default()
     }
 }
 
@@ -196,28 +200,4 @@ impl ResolvesServerCert for Serving {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_ca_issues_is_trusted_by_its_bundle() {
-        let ca = generate().expect("makes a CA");
-        let issued = issue(&ca.pem(), &ca.key().serialize_pem()).expect("issues");
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).expect("PEM")).expect("a root");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .expect("a verifier");
-        let name = rustls::pki_types::ServerName::try_from(SERVER_NAME).expect("a name");
-        let now = rustls::pki_types::UnixTime::now();
-        use rustls::client::danger::ServerCertVerifier;
-        verifier.verify_server_cert(&issued.cert[0], &[], &name, &[], now).expect("trusted");
-    }
-
-    #[test]
-    fn a_damaged_secret_is_named() {
-        let error = Authority::from_secret(&Secret::default()).err().expect("refused");
-        assert!(error.to_string().contains("tls.crt"), "{error}");
-    }
-}
+pub(crate) mod tests;

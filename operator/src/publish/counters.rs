@@ -1,7 +1,8 @@
 //! What the proxies counted, added up so that no request is ever counted twice. Pure.
 //!
 //! Proxies send running totals since their start, so a lost message costs nothing, and a message that comes twice or late
-//! is known by its sequence number. A restarted proxy is a new source; the last report of the old one stays in the sum.
+//! is known by its sequence number within the stream. A restarted proxy is a new source; the last report of the old one
+//! stays in the sum.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,11 +83,12 @@ impl Accumulator {
         }
     }
 
-    /// The process has gone, and what it had in flight with it.
+    /// A stream of the process has ended. Its next one numbers its messages anew; until then nothing is in flight.
     pub(super) fn gone(&mut self, source: &Source) {
         for reports in self.arms.values_mut().flat_map(BTreeMap::values_mut) {
             if let Some(report) = reports.get_mut(source) {
                 report.counters.in_flight = 0;
+                report.sequence = 0;
             }
         }
     }
@@ -181,6 +183,17 @@ mod tests {
         accumulator.gone(&mk_source(7));
         let totals = accumulator.totals(UID, "new", Arm::Canary);
         assert_eq!((totals.started, totals.in_flight), (35, 1));
+    }
+
+    #[test]
+    fn a_new_stream_of_the_same_process_goes_on_where_the_old_one_ended() {
+        let mut accumulator = Accumulator::default();
+        accumulator.record(&mk_source(7), mk_message(900, 30), |_, _| true);
+        accumulator.gone(&mk_source(7));
+        accumulator.record(&mk_source(7), mk_message(1, 31), |_, _| true);
+        assert_eq!(started(&accumulator), 31);
+        accumulator.record(&mk_source(7), mk_message(2, 29), |_, _| true);
+        assert_eq!(started(&accumulator), 31, "a total that falls is wrong");
     }
 
     #[test]

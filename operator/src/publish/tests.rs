@@ -13,11 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::server::generated::proxy_config_client::ProxyConfigClient;
 use super::*;
+use crate::authority::tests::mk_authority;
 use crate::identity::Identities;
 use crate::identity::tests::Table;
 
@@ -38,13 +39,18 @@ struct FakeProxy {
 }
 
 async fn mk_operator() -> Operator {
+    mk_operator_with(None).await
+}
+
+async fn mk_operator_with(tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
     let metrics = Metrics::new();
     let publisher = Publisher::new(&metrics);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = Endpoint::from_shared(format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{}", listener.local_addr().unwrap())).unwrap();
     let stop = CancellationToken::new();
     let identities = Identities::with(Arc::new(Table::default()));
-    let server = tokio::spawn(serve(listener, None, identities, publisher.clone(), stop.clone()));
+    let server = tokio::spawn(serve(listener, tls, identities, publisher.clone(), stop.clone()));
     Operator { publisher, metrics, endpoint, stop, server }
 }
 
@@ -145,6 +151,22 @@ async fn a_cold_replica_removes_no_route() {
     operator.publisher.synced();
     // Had it been sent when the stream began, u2 would be missing.
     assert_eq!(proxy.snapshot().await, BTreeMap::from([("u1".to_owned(), 4), ("u2".to_owned(), 1)]));
+}
+
+#[tokio::test]
+async fn a_proxy_that_trusts_the_bundle_connects_by_tls_and_no_other() {
+    let authority = mk_authority();
+    let mut operator = mk_operator_with(Some(authority.server_config())).await;
+    operator.publisher.synced();
+    let trusting = |bundle: String| {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(bundle)).domain_name("sluice-operator");
+        operator.endpoint.clone().tls_config(tls).unwrap()
+    };
+    let stranger = trusting(mk_authority().ca_bundle());
+    assert!(stranger.connect().await.is_err());
+    operator.endpoint = trusting(authority.ca_bundle());
+    let mut proxy = operator.connect("shop", "p1").await;
+    assert!(proxy.snapshot().await.is_empty());
 }
 
 #[tokio::test]
