@@ -108,7 +108,10 @@ pub(crate) fn table_d(results: &Results) -> String {
     );
     for (name, world) in LATE {
         let cell = |onset: u32| {
-            let after = |s: Option<f64>| whole(s.map(|s| s - f64::from(onset)));
+            let after = |s: Option<f64>| match s.map(|s| s - f64::from(onset)) {
+                Some(s) if s <= 0.0 => "early".to_owned(),
+                s => whole(s),
+            };
             let engine = results.of(late(world, onset, Judge::Engine));
             let flagger = results.of(late(world, onset, F60X5));
             format!(

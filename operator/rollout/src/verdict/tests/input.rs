@@ -174,6 +174,20 @@ fn counters_of_an_older_config_wait_for_the_weight() {
 }
 
 #[test]
+fn a_second_across_a_change_of_weight_counts_for_neither_arm() {
+    let mut proxy = Proxy::new("a");
+    let mut world = World::new(std::slice::from_mut(&mut proxy));
+    world.second(&[proxy.serve((0, 0), (0, 0)).clone()]);
+    world.weight = 25;
+    world.since = 8;
+    proxy.report.arms[0].counter = 8;
+    world.second(&[proxy.serve((20, 20), (180, 0)).clone()]);
+    world.second(&[proxy.serve((50, 0), (150, 0)).clone()]);
+    let facts = world.settle(&mut proxy);
+    assert_eq!(facts.canary, Counted { bad: 0, total: 50 });
+}
+
+#[test]
 fn a_foreign_revision_is_not_counted() {
     let mut proxy = Proxy::new("a");
     let mut world = World::new(std::slice::from_mut(&mut proxy));

@@ -29,6 +29,15 @@ fn a_canary_like_stable_advances_after_a_minute() {
 }
 
 #[test]
+fn a_stratum_across_a_change_of_weight_is_dropped() {
+    let mut engine = mk_begun(Config::default(), 1000);
+    run(&mut engine, 3, 10, &mk_delta((10, 1), (90, 0)));
+    run(&mut engine, 5, 25, &mk_delta((25, 0), (75, 0)));
+    assert_eq!(engine.verdict().lanes[0].canary.bad, 0);
+    assert!(engine.verdict().lanes[0].canary.total > 0);
+}
+
+#[test]
 fn a_canary_that_fails_everything_is_off_in_a_second() {
     let mut engine = mk_begun(Config::default(), 200);
     run(&mut engine, 1, 10, &mk_delta((20, 20), (180, 0)));
@@ -148,6 +157,37 @@ fn a_journal_carries_the_evidence_on() {
     assert_eq!(other.verdict().facts.needed, engine.verdict().facts.needed);
     run(&mut other, 30, 10, &mk_delta((100, 6), (900, 4)));
     assert!(matches!(other.decision(), Decision::Rollback(_)));
+    assert!(text.len() < 8_000, "{} bytes", text.len());
+}
+
+#[test]
+fn failures_that_come_by_pod_weigh_less_and_still_do_after_a_restart() {
+    let mut engine = mk_engine(Config::default());
+    for second in 0..600_u64 {
+        // Each pod in turn fails a fifth of its requests for five seconds.
+        let bursting = (second / 5 % 8) as u32;
+        let mut delta = mk_delta((0, 0), (400, if bursting < 4 { 20 } else { 0 }));
+        delta.pods = (0..4).map(|pod| (pod, 100, if pod == bursting { 20 } else { 0 })).collect();
+        engine.absorb(&delta, mk_now(0));
+    }
+    engine.begin(mk_release());
+    run(&mut engine, 10, 10, &mk_delta((40, 0), (360, 2)));
+    let dispersion = |engine: &Engine| engine.verdict().lanes[0].dispersion;
+    let before = dispersion(&engine);
+    assert!(before > 5.0, "{before}");
+    let mut other = mk_engine(Config::default());
+    other.restore(&engine.journal().unwrap()).unwrap();
+    run(&mut other, 10, 10, &mk_delta((40, 0), (360, 2)));
+    assert!((dispersion(&other) - before).abs() < 0.5, "{} after {before}", dispersion(&other));
+}
+
+#[test]
+fn a_journal_of_a_long_release_fits_into_a_status() {
+    let mut engine = mk_begun(Config { max_step_seconds: 86_400, ..Config::default() }, 1000);
+    for second in 0..7_200 {
+        engine.absorb(&mk_delta((100, second % 3), (900, 11 - second % 5)), mk_now(10));
+    }
+    let text = serde_json::to_string(&engine.journal().unwrap()).unwrap();
     assert!(text.len() < 8_000, "{} bytes", text.len());
 }
 
