@@ -11,21 +11,23 @@ use crate::cluster::layout;
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The canary's success rate in percent over `window`, as the built-in metric asks for it.
+/// The canary arm's success rate in percent since its counters began: what the built-in metric reads as long as the
+/// first release is younger than its window.
 #[must_use]
-pub fn success_rate(namespace: &str, canary: &str, window: &str) -> String {
-    let series = |code: &str| {
+pub fn success_rate(namespace: &str, canary: &str) -> String {
+    let requests = |code: &str| {
         format!(
-            "sum(rate({name}{{{ns}=\"{namespace}\",{cn}=\"{canary}\",{arm}=\"{canary_arm}\"{code}}}[{window}]))",
+            "sum({name}{{{ns}=\"{namespace}\",{cn}=\"{canary}\",{arm}=\"{canary_arm}\",{code_label}{code}}})",
             name = metrics::REQUESTS_TOTAL,
             ns = metrics::LABEL_NAMESPACE,
             cn = metrics::LABEL_CANARY,
             arm = metrics::LABEL_ARM,
             canary_arm = metrics::ARM_CANARY,
+            code_label = metrics::LABEL_CODE,
         )
     };
-    let good = series(&format!(",{}!~\"5..|0\"", metrics::LABEL_CODE));
-    format!("100 * {good} / {}", series(""))
+    let (failed, all) = (requests("=~\"5..\""), requests("!=\"0\""));
+    format!("100 - 100 * ({failed} or vector(0)) / {all}")
 }
 
 /// The value of a query that gives one series; `None` where there is none or it is no number.

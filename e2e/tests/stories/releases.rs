@@ -56,7 +56,7 @@ pub(crate) async fn errors_roll_back(story: Story) -> Result<()> {
     let timeline = shop.timeline();
     shop.commit(|git| git.version("errors")).await?;
     // The query that the operator asks, watched from outside.
-    let query = prometheus::success_rate(&shop.namespace, &shop.name, "10s");
+    let query = prometheus::success_rate(&shop.namespace, &shop.name);
     let breach = prometheus::first(&query, RELEASE, |percent| percent < 99.0).await?;
     let cleared = all_proxies_at_zero(&shop).await?;
     let canary = shop.until_phase(Phase::Failed).await?;
