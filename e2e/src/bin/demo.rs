@@ -127,14 +127,10 @@ async fn foreign(registry: Option<&str>) -> Result<(Target, Client)> {
 async fn prepare(target: &Target, client: Client, screen: &mut Screen) -> Result<Stage> {
     let stage = Stage::new(client, target.clone());
     let started = Instant::now();
-    let of_images = target.clone();
-    tokio::task::spawn_blocking(move || install::load_images(&of_images)).await??;
-    screen.done("images of operator, proxy and sample application", &seconds(started));
-    let started = Instant::now();
     stage.ensure_prometheus().await?;
-    let of_chart = target.clone();
-    tokio::task::spawn_blocking(move || install::install_chart(&of_chart, METRICS_SERVER)).await??;
-    screen.done("chart installed, operator ready, Prometheus at hand", &seconds(started));
+    let place = target.clone();
+    tokio::task::spawn_blocking(move || install::bring(&place, METRICS_SERVER)).await??;
+    screen.done("images built, chart installed, operator ready", &seconds(started));
     let started = Instant::now();
     let version = stage.serving().await?.unwrap_or_else(|| GOOD[0].to_owned());
     stage.set(&version).await?;

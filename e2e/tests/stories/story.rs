@@ -21,8 +21,6 @@ use tokio::sync::RwLock;
 
 /// Longest time that a story may take, waiting for its turn not counted.
 const LIMIT: Duration = Duration::from_secs(420);
-/// When set, the Sluice that is installed is taken as it is: for those who work on the stories.
-const INSTALLED: &str = "SLUICE_INSTALLED";
 /// Prometheus of the local cluster, as pods see it.
 pub(crate) const METRICS_SERVER: &str = "http://prometheus.monitoring.svc:9090";
 
@@ -50,13 +48,7 @@ impl Stage {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let world = runtime.block_on(async {
             let cluster = Cluster::start_for_tests().await?;
-            if std::env::var_os(INSTALLED).is_none() {
-                tokio::task::spawn_blocking(|| {
-                    install::load_images(&Target::Local)?;
-                    install::install_chart(&Target::Local, METRICS_SERVER)
-                })
-                .await??;
-            }
+            tokio::task::spawn_blocking(|| install::bring(&Target::Local, METRICS_SERVER)).await??;
             let slack = slack::Receiver::serve(TcpListener::bind((layout::NODE_ADDRESS, 0)).await?)?;
             let client = cluster.client().await?;
             let world = World { client, cluster, slack };
