@@ -21,8 +21,8 @@ struct Counts {
     broken: AtomicU64,
 }
 
-/// A client that runs until it is stopped. A connection that ends between two echoes is opened anew, as clients do;
-/// one that ends inside an echo counts as broken.
+/// A client that runs until it is stopped. When its connection ends it opens a new one and sends the line again, as
+/// clients of such protocols do; an echo counts as broken when that fails too.
 #[derive(Debug)]
 pub struct Probe {
     counts: Arc<Counts>,
@@ -76,18 +76,24 @@ impl Probe {
 }
 
 async fn echo(address: SocketAddr, kept: &mut Option<TcpStream>) -> std::io::Result<()> {
-    let mut stream = match kept.take().filter(is_open) {
-        Some(stream) => stream,
-        None => TcpStream::connect(address).await?,
-    };
+    if let Some(stream) = kept.take().filter(is_open)
+        && let Ok(stream) = round(stream).await
+    {
+        *kept = Some(stream);
+        return Ok(());
+    }
+    *kept = Some(round(TcpStream::connect(address).await?).await?);
+    Ok(())
+}
+
+async fn round(mut stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.write_all(b"sluice").await?;
     let mut answer = [0; 6];
     stream.read_exact(&mut answer).await?;
     if &answer != b"sluice" {
         return Err(std::io::Error::other("another answer"));
     }
-    *kept = Some(stream);
-    Ok(())
+    Ok(stream)
 }
 
 /// Whether the other side has not closed it: there is nothing to read, not even the end.

@@ -123,18 +123,13 @@ pub fn text(body: &Value) -> String {
     lines.join("\n")
 }
 
-/// Slack shows `text`, `title`, `pretext` and `value`, wherever they stand.
+/// Slack shows `text`, `title`, `pretext` and `value`, wherever they stand; a level's own texts come before inner ones.
 fn collect(value: &Value, lines: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
-            for (key, inner) in map {
-                match inner {
-                    Value::String(text) if matches!(key.as_str(), "text" | "title" | "pretext" | "value") => {
-                        lines.push(text.clone());
-                    }
-                    other => collect(other, lines),
-                }
-            }
+            let own = ["pretext", "text", "title", "value"].into_iter().filter_map(|key| map.get(key)?.as_str());
+            lines.extend(own.map(str::to_owned));
+            map.values().filter(|inner| !inner.is_string()).for_each(|inner| collect(inner, lines));
         }
         Value::Array(list) => list.iter().for_each(|inner| collect(inner, lines)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}

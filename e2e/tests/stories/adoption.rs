@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use crds::Phase;
 use e2e::install::{self, Target};
 use e2e::kubectl::{self, Side};
@@ -13,7 +13,7 @@ use e2e::world::{RELEASE, SOON, Shop, message_of, phase_of, weight_of};
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use serde_json::json;
 
-use crate::releases::{RPS, ensure_stable_serves, reason_of, revision_of};
+use crate::releases::{RPS, ensure_stable_serves, reason_of};
 use crate::story::Story;
 
 pub(crate) async fn adopt_and_remove(story: Story) -> Result<()> {
@@ -243,14 +243,6 @@ pub(crate) async fn watching_requests(load: &e2e::load::Load, requests: u64) {
     while load.report().requests < requests {
         tick.tick().await;
     }
-}
-
-/// The canary revision once there is one.
-pub(crate) async fn revision(shop: &Shop) -> Result<String> {
-    let canary = shop.until("a revision under test", RELEASE, |canary| {
-        phase_of(canary) == Phase::Progressing && revision_of(canary).is_some()
-    });
-    revision_of(&canary.await?).context("no revision")
 }
 
 pub(crate) async fn uninstall_leaves_nothing(story: Story) -> Result<()> {

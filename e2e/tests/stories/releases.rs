@@ -182,13 +182,12 @@ pub(crate) async fn two_quick_commits(story: Story) -> Result<()> {
 }
 
 pub(crate) async fn split_is_exact(story: Story) -> Result<()> {
-    let shop = story.shop(story.manifests()?.analysis("stepWeights", json!([10]))).await?;
+    // One long step: the weight stays where it is while the requests are counted.
+    let manifests = story.manifests()?.analysis("stepWeights", json!([10])).analysis("interval", json!("30s"));
+    let shop = story.shop(manifests).await?;
     let load = shop.load(200).await?;
     shop.commit(|git| git.version("v2")).await?;
-    // The pause keeps the weight where it is, whatever the checks say.
-    let revision = crate::adoption::revision(&shop).await?;
-    shop.annotate(crds::names::ANNOTATION_PAUSE, Some(&revision)).await?;
-    shop.until("weight 10 in force", RELEASE, |canary| weight_of(canary) == 10).await?;
+    shop.until_weight(10).await?;
     until_proxies_hold(&shop, 10).await?;
     let split = sample(&load, 1_000).await;
     let share = split.share("v2");

@@ -9,18 +9,19 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use kube::ResourceExt as _;
 use serde_json::json;
 
-use crate::adoption::revision;
 use crate::releases::{RPS, ensure_stable_serves, revision_of};
 use crate::story::Story;
 
 pub(crate) async fn scale_reaches_both_arms(story: Story) -> Result<()> {
-    let manifests = story.manifests()?.replicas(4).analysis("stepWeights", json!([50, 100]));
+    // Time enough at weight 50 to pause it there.
+    let manifests =
+        story.manifests()?.replicas(4).analysis("stepWeights", json!([50, 100])).analysis("interval", json!("15s"));
     let shop = story.shop(manifests).await?;
     let load = shop.load(RPS).await?;
     shop.commit(|git| git.version("v2")).await?;
-    let revision = revision(&shop).await?;
+    let canary = shop.until_weight(50).await?;
+    let revision = revision_of(&canary).context("no revision")?;
     shop.annotate(crds::names::ANNOTATION_PAUSE, Some(&revision)).await?;
-    shop.until_weight(50).await?;
     let before = sizes(&shop, &revision).await?;
     shop.scale(8).await?;
     let after = until_sizes(&shop, &revision, |stable, canary| stable == 8 && canary > before.1).await?;
