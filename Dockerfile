@@ -10,6 +10,8 @@ RUN target="$(uname -m)-unknown-linux-gnu" \
  && mkdir /out && cp target/"$target"/release/sluice-operator target/"$target"/release/sluice-proxy /out/
 
 FROM scratch AS sluice-operator
+# For Slack, and a Prometheus behind TLS.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/sluice-operator /sluice-operator
 USER 65532:65532
 ENTRYPOINT ["/sluice-operator"]
