@@ -13,10 +13,10 @@ use crate::telemetry::LogFormat;
 #[command(name = "sluice-proxy", version)]
 pub struct Args {
     /// Host and port of the operator's config stream; every address of the host is an operator replica.
-    #[arg(long, env = "SLUICE_OPERATOR", value_name = "HOST:PORT")]
-    pub operator: String,
+    #[arg(long, env = "SLUICE_OPERATOR", value_name = "HOST:PORT", required_unless_present = "config")]
+    pub operator: Option<String>,
     /// File with the operator's CA certificates (PEM); read anew for each connection.
-    #[arg(long, env = "SLUICE_CA", value_name = "FILE", required_unless_present = "plaintext")]
+    #[arg(long, env = "SLUICE_CA", value_name = "FILE", required_unless_present_any = ["plaintext", "config"])]
     pub ca: Option<PathBuf>,
     /// Speak to the operator without TLS, for tests.
     #[arg(long, conflicts_with = "ca")]
@@ -24,12 +24,24 @@ pub struct Args {
     /// File with the service-account token that says who this proxy is; read anew for each connection.
     #[arg(long, env = "SLUICE_TOKEN", value_name = "FILE")]
     pub token: Option<PathBuf>,
+    /// Serve the routes of this file (YAML) instead of an operator's; read anew when it changes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["operator", "ca", "plaintext", "token", "state_dir"])]
+    pub config: Option<PathBuf>,
+    /// With --config: say whether the file is valid, and serve nothing.
+    #[arg(long, requires = "config")]
+    pub check: bool,
+    /// With --config: where the listener that names no port listens.
+    #[arg(long, requires = "config", conflicts_with = "listen_address", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Directory in which the last configuration survives a restart of the container.
     #[arg(long, env = "SLUICE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Worker threads; as many as CPUs are available if absent.
     #[arg(long, env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub workers: Option<u16>,
+    /// Connections from clients at a time; fewer if the limit of open files allows no more.
+    #[arg(long, env = "SLUICE_MAX_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub max_connections: u64,
     /// Address of the admin server; every address, port 14999 if absent.
     #[arg(long, env = "SLUICE_ADMIN", value_name = "ADDRESS:PORT")]
     pub admin: Option<SocketAddr>,

@@ -52,7 +52,9 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
         )?;
     }
     head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
-    writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())
+    writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
+    head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
+    writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
@@ -117,7 +119,7 @@ mod tests {
             ..Default::default()
         };
         let table = Table::default().upsert(&route).unwrap();
-        let registry = Registry::new(2);
+        let registry = Registry::new(2, 10);
         let cell = registry.cell(1, &table.routes()["u"], Arm::Stable);
         cell.begin(1);
         cell.end(200, Outcome::Success, false, Duration::from_millis(3));

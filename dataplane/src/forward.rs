@@ -44,6 +44,9 @@ pub fn request(parts: &mut Parts, client: IpAddr, to: Version) -> Result<bool, P
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
+    if to == Version::HTTP_11 {
+        join_cookies(&mut parts.headers);
+    }
     authority(parts, to)?;
     parts.version = to;
     let client = client.to_canonical().to_string();
@@ -95,6 +98,16 @@ fn strip(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(PROXY_CONNECTION);
+}
+
+/// HTTP/2 may send one cookie per field; HTTP/1.1 has them in one (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// Origin form and `Host` for HTTP/1.1, absolute form (from which hyper takes `:authority`) for HTTP/2. The authority of

@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod record;
 pub mod server;
 pub mod splice;
+pub mod standalone;
 pub mod stats;
 pub mod telemetry;
 pub mod upgrade;

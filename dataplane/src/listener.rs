@@ -5,12 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::StatusCode;
 use routing::Protocol;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
+use crate::h1::answer;
 use crate::stats::OpenConnection;
 use crate::view::Slot;
 use crate::worker::Worker;
@@ -58,9 +60,19 @@ fn bind_to(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListene
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both on Linux: answers are not held back, and a client whose machine is gone is noticed.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keep_alive())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Notices within 90 s that the other end is gone without a word.
+#[must_use]
+pub fn keep_alive() -> TcpKeepalive {
+    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+    TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3)
 }
 
 async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {
@@ -89,9 +101,10 @@ async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stop
 }
 
 fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
-    let open = OpenConnection::new(worker.registry(), worker.index());
-    // Fails only if the connection is gone already, which the first read tells.
-    let _ = stream.set_nodelay(true);
+    let Some(open) = OpenConnection::admit(worker.registry(), worker.index()) else {
+        refuse(slot, &stream);
+        return;
+    };
     let (worker, slot) = (Rc::clone(worker), Rc::clone(slot));
     spawn_local(async move {
         let _open = open;
@@ -102,4 +115,13 @@ fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: Socket
             }
         }
     });
+}
+
+/// One attempt to say why: a client that is one too many is not waited for.
+fn refuse(slot: &Slot, stream: &TcpStream) {
+    if slot.current().port.protocol != Protocol::Tcp {
+        let mut out = Vec::new();
+        answer::own(&mut out, StatusCode::SERVICE_UNAVAILABLE, "too many connections", true, false);
+        let _ = stream.try_write(&out);
+    }
 }

@@ -9,12 +9,18 @@ use clap::Parser;
 use dataplane::args::Args;
 use dataplane::config::{self, Operator, Updates};
 use dataplane::process::{Proxy, Settings};
-use dataplane::{admin, listener, telemetry};
+use dataplane::{admin, listener, standalone, telemetry};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if let (true, Some(path)) = (args.check, &args.config) {
+        let routes = standalone::read(path, args.listen.map(|listen| listen.port()), 1)?;
+        println!("{} is valid: {} route(s)", path.display(), routes.len());
+        return Ok(());
+    }
     telemetry::install(args.log_format);
     rustls::crypto::ring::default_provider().install_default().ok().context("a TLS provider is installed already")?;
     // The side thread: config stream, admin server, signals. Workers have their own.
@@ -30,27 +36,18 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     // `RandomState` is seeded by the operating system.
     let seed = RandomState::new().hash_one(&args.pod_name);
-    let proxy = Proxy::start(&Settings { workers, address: args.listen_address, seed })?;
+    let address = args.listen.map(|listen| listen.ip()).or(args.listen_address);
+    let proxy =
+        Proxy::start(&Settings { workers, address, max_connections: max_connections(args.max_connections), seed })?;
     let (address, port): (Option<IpAddr>, u16) = match args.admin {
         Some(admin) => (Some(admin.ip()), admin.port()),
         None => (None, proxy_api::PROXY_ADMIN_PORT),
     };
     let admin = listener::bind(address, port, false).with_context(|| format!("cannot bind the admin port {port}"))?;
     tokio::spawn(admin::serve(TcpListener::from_std(admin)?, proxy.shared()));
-    tracing::info!(workers, pod = args.pod_name, version = env!("CARGO_PKG_VERSION"), "started");
-    let operator = Operator {
-        target: args.operator,
-        ca: args.ca,
-        token: args.token,
-        pod: args.pod_name,
-        namespace: args.pod_namespace,
-        incarnation: seed,
-        registry: proxy.shared().registry.clone(),
-    };
-    let mut updates = Updates::new(args.state_dir, seed);
-    updates.restore(&proxy).await;
+    tracing::info!(workers, pod = args.pod_name.as_str(), version = env!("CARGO_PKG_VERSION"), "started");
     tokio::select! {
-        () = config::follow(operator, &mut updates, &proxy) => {}
+        result = configure(&args, seed, &proxy) => result?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -58,4 +55,36 @@ async fn run(args: Args) -> anyhow::Result<()> {
     proxy.drain(args.drain_delay, args.drain_deadline).await;
     tracing::info!("drained");
     Ok(())
+}
+
+/// Keeps the proxy configured, from a file or from the operator; ends only when it cannot begin.
+async fn configure(args: &Args, seed: u64, proxy: &Proxy) -> anyhow::Result<()> {
+    if let Some(path) = &args.config {
+        return Ok(standalone::follow(path, args.listen.map(|listen| listen.port()), seed, proxy).await?);
+    }
+    let operator = Operator {
+        target: args.operator.clone().context("--operator or --config must be given")?,
+        ca: args.ca.clone(),
+        token: args.token.clone(),
+        pod: args.pod_name.clone(),
+        namespace: args.pod_namespace.clone(),
+        incarnation: seed,
+        registry: proxy.shared().registry.clone(),
+    };
+    let mut updates = Updates::new(args.state_dir.clone(), seed);
+    updates.restore(proxy).await;
+    config::follow(operator, &mut updates, proxy).await;
+    Ok(())
+}
+
+/// Raises the limit of open files as far as it goes. Each client may need a connection to an endpoint besides its own.
+fn max_connections(wanted: u64) -> u64 {
+    const OWN_FILES: u64 = 128;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let possible = (limit.saturating_sub(OWN_FILES) / 2).max(1);
+    if possible < wanted {
+        tracing::warn!(max_connections = possible, open_files = limit, "fewer connections than asked for");
+    }
+    wanted.min(possible)
 }

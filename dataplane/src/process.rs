@@ -49,6 +49,8 @@ pub struct Settings {
     pub workers: usize,
     /// Address to listen on; all of both families if absent.
     pub address: Option<IpAddr>,
+    /// Connections from clients at a time, all workers together.
+    pub max_connections: u64,
     /// Distinguishes this process's random numbers.
     pub seed: u64,
 }
@@ -59,7 +61,7 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let registry = Registry::new(settings.workers);
+        let registry = Registry::new(settings.workers, settings.max_connections);
         let (phase, receiver) = watch::channel(Phase::Serving);
         let workers = (0..settings.workers)
             .map(|i| worker::spawn(i, Arc::clone(&registry), settings.address, receiver.clone(), settings.seed))

@@ -66,7 +66,6 @@ async fn speaks_http2(stream: &mut TcpStream, start: &mut Vec<u8>) -> io::Result
 }
 
 async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
-    let mut phase = worker.phase();
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
         async move { Ok::<_, Infallible>(answer_http1(&worker, &slot, client, request).await) }
@@ -83,7 +82,7 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = phase.wait_for(|phase| *phase >= Phase::Ending) => {
+        () = worker.reached(Phase::Ending) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -109,8 +108,7 @@ async fn answer_http1(
 }
 
 async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
-    let mut phase = worker.phase();
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
         async move {
             let mut response = proxy::handle(&worker, &slot, client, request).await;
@@ -132,7 +130,7 @@ async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => {
+        () = worker.reached(Phase::Draining) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

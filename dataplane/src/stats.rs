@@ -27,7 +27,9 @@ pub struct Registry {
     workers: usize,
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     /// Connections accepted and still open, one entry per worker.
-    pub connections: Vec<AtomicU64>,
+    connections: Vec<AtomicU64>,
+    max_connections: u64,
+    refused: AtomicU64,
 }
 
 /// Identity of a series.
@@ -195,11 +197,11 @@ impl Series {
 }
 
 impl Registry {
-    /// For a process of `workers` workers.
+    /// For a process of `workers` workers that together serve at most `max_connections` clients.
     #[must_use]
-    pub fn new(workers: usize) -> Arc<Self> {
+    pub fn new(workers: usize, max_connections: u64) -> Arc<Self> {
         let connections = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { workers, series: Mutex::default(), connections })
+        Arc::new(Self { workers, series: Mutex::default(), connections, max_connections, refused: AtomicU64::new(0) })
     }
 
     /// The cell of `worker` for an arm of `route`, made if it is the first.
@@ -239,6 +241,12 @@ impl Registry {
     #[must_use]
     pub fn open_connections(&self) -> u64 {
         self.connections.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Connections that found too many others.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.refused.load(Relaxed)
     }
 
     /// The same numbers as the config stream carries them.
@@ -281,11 +289,15 @@ pub struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// One more on `worker`.
+    /// One more on `worker`; `None`, and counted as refused, if there are too many.
     #[must_use]
-    pub fn new(registry: &Arc<Registry>, worker: usize) -> Self {
+    pub fn admit(registry: &Arc<Registry>, worker: usize) -> Option<Self> {
+        if registry.open_connections() >= registry.max_connections {
+            registry.refused.fetch_add(1, Relaxed);
+            return None;
+        }
         registry.connections[worker].fetch_add(1, Relaxed);
-        Self { registry: Arc::clone(registry), worker }
+        Some(Self { registry: Arc::clone(registry), worker })
     }
 }
 

@@ -2,6 +2,7 @@
 //! HTTP/2 ones are shared. Nothing here knows of routes.
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,10 +12,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use routing::balance::PeakEwma;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use crate::body::RequestBody;
+use crate::listener::keep_alive;
 
 /// Idle connections kept per endpoint and worker; more are closed when they come back.
 const MAX_IDLE: usize = 256;
@@ -189,13 +192,17 @@ impl Upstream {
         Busy(Rc::clone(self))
     }
 
-    /// A pooled connection, the one that was used last, that the endpoint has neither closed nor sent anything on.
+    /// A pooled connection, the one that was used last, that the endpoint has neither closed nor sent anything on, as far
+    /// as the runtime has heard; the kernel is asked if `surely`, for a request that cannot be sent twice.
     #[must_use]
-    pub fn take_idle(&self) -> Option<TcpStream> {
+    pub fn take_idle(&self, surely: bool) -> Option<TcpStream> {
+        let would_block = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         let mut plain = self.plain.borrow_mut();
         while let Some((stream, since)) = plain.pop() {
-            let quiet =
-                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+            let mut quiet = stream.try_read(&mut [0]).is_err_and(would_block);
+            if quiet && surely {
+                quiet = SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block);
+            }
             if quiet && since.elapsed() < IDLE_TIMEOUT {
                 return Some(stream);
             }
@@ -302,10 +309,11 @@ impl Upstream {
     }
 }
 
-/// Opens a TCP connection without Nagle's delay.
+/// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
 pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
     let stream = TcpStream::connect(address).await.map_err(DialError::Connect)?;
     stream.set_nodelay(true).map_err(DialError::Connect)?;
+    SockRef::from(&stream).set_tcp_keepalive(&keep_alive()).map_err(DialError::Connect)?;
     Ok(stream)
 }
 

@@ -90,10 +90,11 @@ impl Worker {
         &self.registry
     }
 
-    /// To wait for a phase.
-    #[must_use]
-    pub fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.clone()
+    /// Waits until the process is in `phase` or past it.
+    pub async fn reached(&self, phase: Phase) {
+        let mut receiver = self.phase.clone();
+        // What comes back locks the channel for its sender: it must not live into what the caller does next.
+        drop(receiver.wait_for(|now| *now >= phase).await);
     }
 
     /// The phase now.
@@ -146,7 +147,7 @@ pub fn spawn(
 }
 
 async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Receiver<Command>, beat: &AtomicU64) {
-    let mut phase = worker.phase();
+    let mut phase = worker.phase.clone();
     let views = RefCell::new(Views::default());
     let mut listeners: BTreeMap<u16, Listener> = BTreeMap::new();
     let mut tick = tokio::time::interval(TICK);

@@ -8,6 +8,8 @@ pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_second
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.
 pub const CONNECTIONS: &str = "sluice_proxy_connections";
+/// Counter: connections that were closed at once because too many were open.
+pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 
 /// Label: namespace of the Canary. `sluice_`-prefixed labels would read badly; Prometheus renames a scrape label that
 /// clashes to `exported_namespace`, so ours say what they are of.

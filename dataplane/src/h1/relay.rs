@@ -271,7 +271,7 @@ impl Connection<'_> {
         record: &mut Record,
     ) -> Result<Served, Failure> {
         let _busy = upstream.busy();
-        if let Some(endpoint) = upstream.take_idle() {
+        if let Some(endpoint) = upstream.take_idle(!facts.idempotent) {
             match self.send(endpoint, upstream, facts, record).await {
                 Err(Failure::Unsent) => {}
                 served => return served,
@@ -308,7 +308,12 @@ impl Connection<'_> {
         // Idempotent, and nothing of it but what `out` holds: it may be sent again.
         let again = facts.idempotent && facts.framing == Framing::None;
         let silent = if again { Failure::Unsent } else { Failure::Final(ProxyError::Reset) };
-        if endpoint.write_all(&self.out).await.is_err() {
+        let sent = match endpoint.write(&self.out).await {
+            Ok(sent) => sent,
+            // Not a byte of it was taken.
+            Err(_) => return Err(Failure::Unsent),
+        };
+        if endpoint.write_all(&self.out[sent..]).await.is_err() {
             return Err(silent);
         }
         let uploaded = Cell::new(facts.framing == Framing::None);

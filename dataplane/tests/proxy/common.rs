@@ -44,7 +44,7 @@ pub struct Bed {
 
 pub fn start() -> Proxy {
     let address = Some("127.0.0.1".parse().unwrap());
-    Proxy::start(&Settings { workers: 2, address, seed: 1 }).unwrap()
+    Proxy::start(&Settings { workers: 2, address, max_connections: 100, seed: 1 }).unwrap()
 }
 
 impl Bed {

@@ -83,3 +83,23 @@ async fn a_port_closes_when_its_route_goes_and_answers_what_had_connected() {
     }
     panic!("the port is still open");
 }
+
+#[tokio::test]
+async fn a_client_that_is_one_too_many_is_told_and_the_others_go_on() {
+    let origin = Origin::text("ok").await;
+    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = bed.connect().await;
+        assert_eq!(client.get("/").await.status, 200);
+        clients.push(client);
+    }
+    let mut refused = bed.connect().await;
+    assert_eq!(refused.answer().await.unwrap().status, 503);
+    assert!(refused.closed().await);
+    assert_eq!(clients[0].get("/").await.status, 200);
+    assert!(bed.metrics().contains("sluice_proxy_connections_refused_total 1"));
+    clients.pop();
+    crate::common::eventually("one has gone", || bed.proxy.shared().registry.open_connections() < 100).await;
+    assert_eq!(bed.get("/").await.status, 200);
+}

@@ -4,6 +4,7 @@
 
 mod common;
 mod configuration;
+mod http2;
 mod life;
 mod requests;
 mod strict;

@@ -201,3 +201,15 @@ async fn large_bodies_pass_both_ways_at_once() {
     sending.await.unwrap();
     assert_eq!(bed.counters(proxy_api::v1beta1::Arm::Stable).errors, 0);
 }
+
+#[tokio::test]
+async fn a_head_that_takes_longer_than_ten_seconds_is_a_408() {
+    let origin = Origin::text("ok").await;
+    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let mut client = bed.connect().await;
+    client.0.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(client.answer().await.unwrap().status, 408);
+    assert!(client.closed().await);
+    assert!((9..14).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}

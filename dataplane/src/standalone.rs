@@ -1,0 +1,286 @@
+//! Routes from a file instead of an operator: for laptops, benchmarks and debugging. The file says what the stream would,
+//! with endpoints listed; a change of it comes into force without a lost request, an invalid one not at all.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use proxy_api::v1beta1 as api;
+use routing::Table;
+use routing::table::Refusal;
+use serde::Deserialize;
+
+use crate::args;
+use crate::process::Proxy;
+use crate::telemetry::Chain;
+
+/// How often the file is looked at.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Why the file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Not there, or not to be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not YAML, or not what is expected.
+    #[error("{} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_yaml_ng::Error,
+    },
+    /// A value that has no meaning.
+    #[error("route {route}: {reason}")]
+    Value {
+        /// `<namespace>/<service>`.
+        route: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// A route that cannot be served.
+    #[error("route {route} cannot be served")]
+    Refused {
+        /// `<namespace>/<service>`.
+        route: String,
+        /// Why.
+        #[source]
+        source: Refusal,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    routes: Vec<Route>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Route {
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    service: String,
+    #[serde(default)]
+    canary: Option<String>,
+    #[serde(default)]
+    weight: u32,
+    #[serde(default)]
+    stable_revision: String,
+    #[serde(default)]
+    canary_revision: String,
+    #[serde(default)]
+    request_timeout: Option<String>,
+    #[serde(default)]
+    connect_timeout: Option<String>,
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Listener {
+    #[serde(default)]
+    port: Option<u16>,
+    #[serde(default)]
+    protocol: Protocol,
+    #[serde(default = "default_split")]
+    split: bool,
+    #[serde(default)]
+    stable: Vec<std::net::SocketAddr>,
+    #[serde(default)]
+    canary: Vec<std::net::SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protocol {
+    #[default]
+    Detect,
+    Http,
+    H2c,
+    Grpc,
+    Tcp,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+fn default_split() -> bool {
+    true
+}
+
+/// The routes of the file, under `counter`; `port` is where a listener without one listens.
+///
+/// # Errors
+/// When the file cannot be taken as a whole.
+pub fn read(path: &Path, port: Option<u16>, counter: u64) -> Result<Vec<api::Route>, FileError> {
+    let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+    let file: File =
+        serde_yaml_ng::from_str(&text).map_err(|source| FileError::Parse { path: path.to_owned(), source })?;
+    let routes = file.routes.into_iter().map(|route| message(route, port, counter)).collect::<Result<Vec<_>, _>>()?;
+    compile(&routes, Table::default())?;
+    Ok(routes)
+}
+
+fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, FileError> {
+    let uid = format!("{}/{}", route.namespace, route.service);
+    let value = |reason: String| FileError::Value { route: uid.clone(), reason };
+    let millis = |text: Option<&str>| match text {
+        None => Ok(0),
+        Some(text) => args::duration(text).map(|duration| duration.as_millis() as u64).map_err(value),
+    };
+    let mut listeners = Vec::with_capacity(route.listeners.len());
+    for listener in &route.listeners {
+        let port = listener.port.or(port);
+        let port = port.ok_or_else(|| value("a listener without port needs --listen".to_owned()))?.into();
+        listeners.push(api::Listener {
+            port,
+            service_port: port,
+            service_port_name: String::new(),
+            protocol: protocol(listener.protocol).into(),
+            split: listener.split,
+            stable: endpoints(&listener.stable),
+            canary: endpoints(&listener.canary),
+        });
+    }
+    let http = api::HttpPolicy {
+        request_timeout_ms: millis(route.request_timeout.as_deref())?,
+        connect_timeout_ms: millis(route.connect_timeout.as_deref())?,
+    };
+    Ok(api::Route {
+        uid,
+        counter,
+        namespace: route.namespace,
+        canary: route.canary.unwrap_or_else(|| route.service.clone()),
+        service: route.service,
+        listeners,
+        weight: route.weight,
+        stable_revision: route.stable_revision,
+        canary_revision: route.canary_revision,
+        http: Some(http),
+    })
+}
+
+fn protocol(protocol: Protocol) -> api::Protocol {
+    match protocol {
+        Protocol::Detect => api::Protocol::Unspecified,
+        Protocol::Http => api::Protocol::Http,
+        Protocol::H2c => api::Protocol::H2c,
+        Protocol::Grpc => api::Protocol::Grpc,
+        Protocol::Tcp => api::Protocol::Tcp,
+    }
+}
+
+fn endpoints(addresses: &[std::net::SocketAddr]) -> Vec<api::Endpoint> {
+    let endpoint = |address: &std::net::SocketAddr| api::Endpoint {
+        address: address.ip().to_string(),
+        port: address.port().into(),
+        pod: String::new(),
+    };
+    addresses.iter().map(endpoint).collect()
+}
+
+/// `before` with these routes and no others.
+fn compile(routes: &[api::Route], before: Table) -> Result<Table, FileError> {
+    let gone: Vec<String> =
+        before.routes().keys().filter(|uid| routes.iter().all(|r| r.uid != **uid)).cloned().collect();
+    let mut table = gone.iter().fold(before, |table, uid| table.without(uid));
+    for route in routes {
+        table = table.upsert(route).map_err(|source| FileError::Refused { route: route.uid.clone(), source })?;
+    }
+    Ok(table)
+}
+
+/// Serves by the file for ever, as it is at each moment.
+///
+/// # Errors
+/// When it is not valid at the start.
+pub async fn follow(path: &Path, port: Option<u16>, seed: u64, proxy: &Proxy) -> Result<(), FileError> {
+    let mut seen = modified(path);
+    let mut counter = 1;
+    let mut table = compile(&read(path, port, counter)?, Table::new(seed))?;
+    bring_into_force(&table, proxy).await;
+    let mut poll = tokio::time::interval(POLL);
+    loop {
+        poll.tick().await;
+        let now = modified(path);
+        if now == seen {
+            continue;
+        }
+        (seen, counter) = (now, counter + 1);
+        match read(path, port, counter).and_then(|routes| compile(&routes, table.clone())) {
+            Ok(changed) => {
+                table = changed;
+                bring_into_force(&table, proxy).await;
+            }
+            Err(error) => tracing::warn!(error = %Chain(&error), "file is not taken, the routes before it stay"),
+        }
+    }
+}
+
+async fn bring_into_force(table: &Table, proxy: &Proxy) {
+    for (port, error) in proxy.apply(table.clone()).await {
+        tracing::error!(port, error, "port is not served");
+    }
+    tracing::info!(routes = table.routes().len(), "routes are in force");
+}
+
+fn modified(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Vec<api::Route>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("routes.yaml");
+        std::fs::write(&path, text).unwrap();
+        read(&path, Some(8080), 3).map_err(|error| Chain(&error).to_string())
+    }
+
+    #[test]
+    fn a_file_says_what_the_stream_would() {
+        let routes = check(
+            "routes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  listeners:\n  \
+             - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
+        )
+        .unwrap();
+        let route = &routes[0];
+        assert_eq!(
+            (route.uid.as_str(), route.canary.as_str(), route.weight, route.counter),
+            ("default/web", "web", 10, 3)
+        );
+        assert_eq!(route.http.unwrap().request_timeout_ms, 15_000);
+        assert_eq!((route.listeners[0].port, route.listeners[1].port), (8080, 9090));
+        assert_eq!(route.listeners[0].canary[0].address, "::1");
+        assert!(route.listeners[0].split && !route.listeners[1].split);
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_the_place_and_the_reason() {
+        for (text, reason) in [
+            ("routes: 1", "invalid type"),
+            ("routes:\n- service: web\n  wait: 1\n  listeners: []\n", "unknown field `wait`"),
+            ("routes:\n- service: web\n  weight: 101\n  listeners: [{}]\n", "weight is 101, must be at most 100"),
+            ("routes:\n- service: web\n  requestTimeout: '15'\n  listeners: [{}]\n", "must end in ms, s or m"),
+            (
+                "routes:\n- {service: a, listeners: [{}]}\n- {service: b, listeners: [{}]}\n",
+                "port 8080 belongs to default/a",
+            ),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
