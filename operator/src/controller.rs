@@ -17,7 +17,7 @@ use crds::{
     names::{FINALIZER, POD_TEMPLATE_HASH},
 };
 use futures::{FutureExt, StreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
@@ -42,7 +42,9 @@ use crate::{
     pool::PoolSettings,
     publish::Publisher,
     report::Desk,
-    services, setup, status, teardown, validate,
+    services, setup, status,
+    table::Table,
+    teardown, validate,
     workload::{self, WorkloadError},
 };
 
@@ -439,8 +441,14 @@ async fn persist(context: &Context, mut world: World, state: &State) -> Result<W
     Ok(world)
 }
 
+/// A Canary that was refused must not fight for the arms of the one that has the Service.
+fn owns_arms(world: &World, service: &Service) -> bool {
+    let table = Table::parse(world.table.as_deref());
+    world.canary.metadata.deletion_timestamp.is_none() && table.is_owner(&world.canary.name_any(), &service.name_any())
+}
+
 async fn carry_out(context: &Context, world: &World, decision: &Decision, drained: bool) -> Result<(), Error> {
-    if let Some(service) = world.service.as_deref().filter(|_| world.canary.metadata.deletion_timestamp.is_none()) {
+    if let Some(service) = world.service.as_deref().filter(|service| owns_arms(world, service)) {
         let arms = services::arms(&world.canary, &world.selector(), service, world.primary_service.as_deref());
         services::ensure(&context.client, &arms.primary, world.primary_service.as_deref())
             .await

@@ -23,8 +23,10 @@ use serde_json::{Value, json};
 use crate::{
     api::{ApiError, call},
     controller::Context,
+    feed,
     observe::{World, apps},
     pool::{self, PoolSeen},
+    routes,
     services::{self, Routing, ServiceError},
     table::{self, Entries, Table, TableError},
 };
@@ -74,6 +76,9 @@ pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<S
     }
     if !context.acknowledged(world, state.counter) {
         return Ok(Setup::Pending("waiting until every proxy has acknowledged the route".to_owned()));
+    }
+    if !feed::route(world).is_some_and(|route| routes::stable_ready(&route) > 0) {
+        return Ok(Setup::Pending("no ready pod is known to the proxies yet".to_owned()));
     }
     ensure_bindings(context, None).await?;
     match services::touch(&context.client, service, &table, Routing::Routed).await {

@@ -199,6 +199,12 @@ impl Table {
         both.filter(|(key, _)| key.service == service).map(|(key, port)| (key.clone(), *port)).collect()
     }
 
+    /// Whether the Service's entries are this Canary's.
+    #[must_use]
+    pub fn is_owner(&self, canary: &str, service: &str) -> bool {
+        self.owners.get(service).is_some_and(|owner| owner == canary)
+    }
+
     /// Whether no Canary needs it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -248,7 +254,7 @@ impl Table {
     }
 
     fn owns(&self, canary: &str, key: &RouteKey) -> bool {
-        self.owners.get(&key.service).is_some_and(|owner| owner == canary)
+        self.is_owner(canary, &key.service)
     }
 
     /// A Canary whose finalizer was taken away by hand never released its entries.

@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use crds::{
+    Canary,
     canary::Severity,
     names::{FINALIZER, POD_TEMPLATE_HASH},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -57,11 +58,13 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
     }
     let table = Table::parse(world.table.as_deref());
     let canary = &world.canary;
-    if table.held.values().any(|holder| *holder == canary.name_any()) {
-        table::release(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
+    let routed = world.service.as_deref().filter(|service| is_left_routed(&table, canary, service));
+    let lost = world.table.is_none() && routed.is_some();
+    if lost || table.held.values().any(|holder| *holder == canary.name_any()) {
+        table::release(&context.client, &world.namespace, world.table.as_deref(), canary, routed).await?;
         return Ok(Some(Duration::ZERO));
     }
-    if let Some(service) = world.service.as_ref().filter(|service| !services::is_restored(service)) {
+    if let Some(service) = routed {
         match services::touch(&context.client, service, &table, Routing::Restored).await {
             Ok(_) | Err(ServiceError::NotYet { .. }) => return Ok(Some(AGAIN)),
             Err(error) => return Err(error.into()),
@@ -82,6 +85,12 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
     tell_of_hold(context, world);
     finish(context, world).await?;
     Ok(None)
+}
+
+/// A Service that the table gives to another Canary is that one's affair: this one was refused.
+fn is_left_routed(table: &Table, canary: &Canary, service: &Service) -> bool {
+    let others = table.owners.get(&service.name_any()).is_some_and(|owner| *owner != canary.name_any());
+    !others && !services::is_restored(service)
 }
 
 /// Deleting a ReplicaSet leaves its pods ready for about a second, and the Service's own selector names them too.

@@ -19,7 +19,10 @@ use kube::{
 };
 
 use super::{Entries, Refusal, Table};
-use crate::api::{ApiError, call};
+use crate::{
+    api::{ApiError, call},
+    services,
+};
 
 /// Why the table does not have a Canary's entries.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,8 @@ pub async fn ensure(
 }
 
 /// First half of a removal: the Deployment is no longer held, the Service no longer routed when it is next written; the
-/// ports stay reserved and served. Idempotent.
+/// ports stay reserved and served. A table that was lost is written anew with what `service` shows, because without one
+/// the route policy gives nothing back. Idempotent.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -89,9 +93,16 @@ pub async fn release(
     namespace: &str,
     current: Option<&ConfigMap>,
     canary: &Canary,
+    service: Option<&Service>,
 ) -> Result<Table, TableError> {
-    let next = Table::parse(current).released(&canary.name_any());
-    if current.is_some() {
+    let name = canary.name_any();
+    let mut base = Table::parse(current);
+    if let Some(service) = service.filter(|service| current.is_none() && !services::is_restored(service)) {
+        base = Table::rebuild([service]);
+        base.owners.insert(service.name_any(), name.clone());
+    }
+    let next = base.released(&name);
+    if current.is_some() || !next.is_empty() {
         write(client, namespace, current, &next).await?;
     }
     Ok(next)

@@ -68,7 +68,9 @@ fn settings() -> PoolSettings {
 /// The route policy of the chart, in short: follows the table from the `since`th write on.
 fn follow_table(model: &Model, since: usize) {
     model.set_policy(move |service, objects, write| {
-        let port = objects.get(TABLE).and_then(|map| map["data"]["route.web.80.TCP"].as_str()?.parse::<u16>().ok());
+        // Without its parameter a policy is not asked (`parameterNotFoundAction: Allow`).
+        let Some(map) = objects.get(TABLE) else { return };
+        let port = map["data"]["route.web.80.TCP"].as_str().and_then(|port| port.parse::<u16>().ok());
         let metadata = service["metadata"].clone();
         if metadata["name"] != "web" || write < since {
             return;
@@ -173,7 +175,8 @@ async fn a_touch_without_a_policy_gives_up_in_time() {
 async fn remove(model: &Model) -> Result<(), Box<dyn std::error::Error>> {
     let client = model.client();
     let canary = mk_canary("web");
-    let table = table::release(&client, "shop", model.get(TABLE).as_ref(), &canary).await?;
+    let service = model.get::<Service>(WEB);
+    let table = table::release(&client, "shop", model.get(TABLE).as_ref(), &canary, service.as_ref()).await?;
     services::touch(&client, &model.get(WEB).unwrap(), &table, Routing::Restored).await?;
     if table::forget(&client, "shop", model.get(TABLE).as_ref(), &canary).await? {
         pool::remove(&client, "shop", model.get(POOL).as_ref()).await?;
@@ -214,6 +217,15 @@ async fn a_removal_is_completed_whichever_answer_was_lost() {
             assert_eq!(model.get::<Value>(gone), None, "write {lost}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_is_completed_though_the_table_was_lost() {
+    let model = adopted().await;
+    model.remove(TABLE);
+    remove(&model).await.unwrap();
+    assert!(services::is_restored(&model.get(WEB).unwrap()));
+    assert_eq!(model.get::<Value>(TABLE), None);
 }
 
 #[tokio::test]

@@ -57,6 +57,11 @@ impl Model {
         self.0.lock().unwrap().store(path, object);
     }
 
+    /// Loses an object, whatever its finalizers say.
+    pub(crate) fn remove(&self, path: &str) {
+        self.0.lock().unwrap().objects.remove(path);
+    }
+
     /// The object as a cache has it.
     pub(crate) fn get<K: DeserializeOwned>(&self, path: &str) -> Option<K> {
         let inner = self.0.lock().unwrap();
