@@ -278,20 +278,25 @@ fn busy(buckets: &Buckets, rps: f64) -> (Engine, Traffic) {
 
 const NOW: Circumstances = Circumstances { elapsed_s: 1, weight_percent: 10, canary_pods: 1 };
 
-/// Milliseconds that one main stratum costs, with the five seconds and crash strata in it.
+/// Milliseconds that one main stratum costs, with the five seconds and crash strata in it; the fastest of eight rounds,
+/// because others use this machine, too.
 fn stratum_ms(buckets: &Buckets, rps: f64) -> f64 {
     let (mut engine, mut traffic) = busy(buckets, rps);
-    let strata = 200;
-    let seconds: Vec<Delta> = (0..5 * strata)
-        .map(|_| {
-            let mut delta = Delta::default();
-            traffic.second(10, &mut delta);
-            delta
-        })
-        .collect();
-    let began = Instant::now();
-    seconds.iter().for_each(|delta| engine.absorb(delta, NOW));
-    began.elapsed().as_secs_f64() * 1_000.0 / f64::from(strata)
+    let (rounds, strata) = (8, 25);
+    let mut fastest = f64::INFINITY;
+    for _ in 0..rounds {
+        let seconds: Vec<Delta> = (0..5 * strata)
+            .map(|_| {
+                let mut delta = Delta::default();
+                traffic.second(10, &mut delta);
+                delta
+            })
+            .collect();
+        let began = Instant::now();
+        seconds.iter().for_each(|delta| engine.absorb(delta, NOW));
+        fastest = fastest.min(began.elapsed().as_secs_f64() * 1_000.0 / f64::from(strata));
+    }
+    fastest
 }
 
 fn cost(buckets: &Buckets) -> Bar {

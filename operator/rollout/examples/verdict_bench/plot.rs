@@ -86,7 +86,7 @@ fn detection(results: &Results) -> String {
             rows.push((format!("{name}, {rps} rps"), vec![bar(seconds(Judge::Engine)), bar(seconds(F60X5))]));
         }
     }
-    chart("Time to the rollback of a bad canary", "weight 10, median of 300 runs, logarithmic", &SERIES[..2], &rows)
+    chart("Time to the rollback of a bad canary", "weight 10, median, logarithmic", &SERIES[..2], &rows)
 }
 
 fn false_rollbacks(results: &Results) -> String {

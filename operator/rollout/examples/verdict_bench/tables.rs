@@ -21,7 +21,7 @@ fn percent(summary: Summary<'_>) -> String {
 
 pub(crate) fn table_a(results: &Results) -> String {
     let mut out = String::from(
-        "### Table A. Seconds to the rollback, weight held at 10 / 25 / 50 (30 min, 300 runs; median, engine: median[p90])\n\n\
+        "### Table A. Seconds to the rollback, weight held at 10 / 25 / 50 (30 min; median, engine: median[p90])\n\n\
          | effect | rps | F60×5 | F10×1 | F10×2 | engine | failed requests F60×5 | failed requests engine |\n|---|---|---|---|---|---|---|---|\n",
     );
     for (name, world) in EFFECTS {
@@ -51,7 +51,7 @@ pub(crate) fn table_a(results: &Results) -> String {
 
 pub(crate) fn table_b(results: &Results) -> String {
     let mut out = String::from(
-        "### Table B. False rollbacks in percent, at 1 / 10 / 100 / 1000 rps (rollout: 800 runs, engine 1,000)\n\n\
+        "### Table B. False rollbacks in percent, at 1 / 10 / 100 / 1000 rps\n\n\
          | healthy world | F60×5 rollout | F10×1 rollout | F10×2 rollout | engine rollout | F60×5 30 min | F10×2 30 min | engine 30 min |\n|---|---|---|---|---|---|---|---|\n",
     );
     for (name, world) in NULLS {
@@ -103,7 +103,7 @@ pub(crate) fn table_c(results: &Results) -> String {
 
 pub(crate) fn table_d(results: &Results) -> String {
     let mut out = String::from(
-        "### Table D. Healthy for T0, then bad (100 rps, weight 25, 300 runs): seconds after T0, engine median[p90]; F60×5 median\n\n\
+        "### Table D. Healthy for T0, then bad (100 rps, weight 25): seconds after T0, engine median[p90]; F60×5 median\n\n\
          | | T0 = 0 | 120 s | 600 s | 1800 s |\n|---|---|---|---|---|\n",
     );
     for (name, world) in LATE {
