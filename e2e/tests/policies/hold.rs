@@ -51,6 +51,13 @@ pub(crate) fn only_the_operator_unpauses(namespace: &Namespace) -> Result<()> {
     let deployment = namespace.deployment()?;
     assert!(deployment["spec"]["paused"].is_null());
     assert!(deployment["metadata"]["annotations"][ANNOTATION_HELD].is_null());
+    // Its own template change is held like anybody's: so it tries, by a dry run, whether the hold is in force.
+    let template = r#"{"spec":{"template":{"metadata":{"annotations":{"probe":"1"}}}}}"#;
+    let mut arguments =
+        vec!["patch", "deployment", "web", "--type=merge", "-p", template, "--dry-run=server", "-o", "json"];
+    arguments.extend(operator);
+    let answer: serde_json::Value = serde_json::from_str(&namespace.call(&arguments, "")?)?;
+    assert_eq!(answer["spec"]["paused"], true);
     Ok(())
 }
 
