@@ -43,7 +43,7 @@ use crate::{
     publish::Publisher,
     report::Desk,
     services, setup, status,
-    table::Table,
+    table::{Bindings, Table},
     teardown, validate,
     workload::{self, WorkloadError},
 };
@@ -67,6 +67,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub authority: Authority,
     pub pool: PoolSettings,
+    pub bindings: Bindings,
     memory: Mutex<HashMap<String, Memory>>,
 }
 
@@ -136,7 +137,18 @@ impl Context {
         authority: Authority,
         pool: PoolSettings,
     ) -> Self {
-        Self { client, caches, publisher, measurer, desk, metrics, authority, pool, memory: Mutex::default() }
+        Self {
+            client,
+            caches,
+            publisher,
+            measurer,
+            desk,
+            metrics,
+            authority,
+            pool,
+            bindings: Bindings::default(),
+            memory: Mutex::default(),
+        }
     }
 
     /// The API of the Canaries of one namespace.

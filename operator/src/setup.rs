@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     Canary,
-    names::{ANNOTATION_RESTARTED_AT, FINALIZER, HOLD_POLICY, POOL_NAME, ROUTE_POLICY},
+    names::{ANNOTATION_RESTARTED_AT, FINALIZER, POOL_NAME},
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -191,19 +191,15 @@ async fn ensure_table(context: &Context, world: &World, service: &Service) -> Re
 /// # Errors
 /// A call failed.
 pub async fn ensure_bindings(context: &Context, leaving: Option<&Canary>) -> Result<(), ApiError> {
-    let managed: BTreeSet<String> = context
-        .caches
-        .canaries
-        .state_filter(|canary| {
+    let managed = || {
+        let managed = context.caches.canaries.state_filter(|canary| {
             canary.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
                 && leaving.is_none_or(|leaving| leaving.metadata.uid != canary.metadata.uid)
-        })
-        .iter()
-        .filter_map(|canary| canary.namespace())
-        .collect();
-    let hold = context.caches.bindings.get(&ObjectRef::new(HOLD_POLICY));
-    let route = context.caches.bindings.get(&ObjectRef::new(ROUTE_POLICY));
-    table::ensure_bindings(&context.client, &managed, hold.as_deref(), route.as_deref()).await?;
+        });
+        managed.iter().filter_map(|canary| canary.namespace()).collect()
+    };
+    let cached = |policy: &str| context.caches.bindings.get(&ObjectRef::new(policy));
+    context.bindings.ensure(&context.client, managed, cached).await?;
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use kube::ResourceExt;
 use proxy_api::{PROXY_PORT_FIRST, PROXY_PORT_LAST};
 
 pub use self::{
-    bindings::{Binding, ensure_bindings},
+    bindings::{Binding, Bindings},
     store::{TableError, ensure, forget, release},
 };
 use crate::services;

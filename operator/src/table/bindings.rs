@@ -3,7 +3,10 @@
 //!
 //! The policies come with the chart; only the bindings change while Sluice runs.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crds::names::{HOLD_POLICY, ROUTE_POLICY, TABLE};
 use k8s_openapi::{
@@ -13,6 +16,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta},
 };
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::Mutex;
 
 use crate::api::{self, ApiError};
 
@@ -22,20 +26,63 @@ pub type Binding = MutatingAdmissionPolicyBinding;
 /// Label that Kubernetes puts on every namespace.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Makes both policies apply to exactly the `managed` namespaces; `hold` and `route` are the bindings as cached. With no
-/// managed namespace the bindings are deleted (an empty list is refused by the API server). True if something was written.
-///
-/// # Errors
-/// As [`api::call`]; a conflict means that a binding has changed since it was read: start over.
-pub async fn ensure_bindings(
-    client: &Client,
-    managed: &BTreeSet<String>,
-    hold: Option<&Binding>,
-    route: Option<&Binding>,
-) -> Result<bool, ApiError> {
-    let held = ensure_one(client, HOLD_POLICY, managed, hold).await?;
-    let routed = ensure_one(client, ROUTE_POLICY, managed, route).await?;
-    Ok(held || routed)
+/// The bindings as this process last wrote them. Passes of many Canaries want the same two objects written at the same
+/// time, each from a cache that does not show the others' writes yet: without this they refuse each other for seconds.
+#[derive(Debug, Default)]
+pub struct Bindings(Mutex<BTreeMap<&'static str, Binding>>);
+
+impl Bindings {
+    /// Makes both policies apply to exactly the namespaces that `managed` gives; it and `cached` (a binding by its name) are
+    /// asked when it is this pass's turn. With no managed namespace the bindings are deleted (an empty list is refused by
+    /// the API server). True if something was written. Cancelling it loses nothing that the cache does not bring back.
+    ///
+    /// # Errors
+    /// As [`api::call`]; a conflict means that someone else has changed a binding: start over.
+    pub async fn ensure(
+        &self,
+        client: &Client,
+        managed: impl FnOnce() -> BTreeSet<String>,
+        cached: impl Fn(&str) -> Option<Arc<Binding>>,
+    ) -> Result<bool, ApiError> {
+        // Held over the two writes on purpose: they are what it puts in a row, and each is bounded.
+        let mut written = self.0.lock().await;
+        let managed = managed();
+        let mut any = false;
+        for policy in [HOLD_POLICY, ROUTE_POLICY] {
+            let cached = cached(policy);
+            let seen = newer(cached.as_deref(), written.get(policy));
+            match ensure_one(client, policy, &managed, seen).await {
+                Ok(Outcome::Unchanged) => continue,
+                Ok(Outcome::Written(binding)) => written.insert(policy, *binding),
+                Ok(Outcome::Deleted) => written.remove(policy),
+                Err(error) => {
+                    // What was written is not what is there: the cache has the last word in the next pass.
+                    written.remove(policy);
+                    return Err(error);
+                }
+            };
+            any = true;
+        }
+        Ok(any)
+    }
+}
+
+/// What became of one binding.
+enum Outcome {
+    Unchanged,
+    Written(Box<Binding>),
+    Deleted,
+}
+
+fn newer<'a>(cached: Option<&'a Binding>, written: Option<&'a Binding>) -> Option<&'a Binding> {
+    // Comparable from Kubernetes 1.35 on (KEP-5504); the policies need 1.36.
+    let version = |binding: &Binding| binding.resource_version().and_then(|version| version.parse::<u64>().ok());
+    match (cached, written) {
+        (Some(cached), Some(written)) if version(written) > version(cached) => Some(written),
+        (Some(cached), _) => Some(cached),
+        // Gone, or not in the cache yet; if it is gone, an apply of its old version is refused.
+        (None, written) => written,
+    }
 }
 
 async fn ensure_one(
@@ -43,23 +90,17 @@ async fn ensure_one(
     policy: &str,
     managed: &BTreeSet<String>,
     seen: Option<&Binding>,
-) -> Result<bool, ApiError> {
+) -> Result<Outcome, ApiError> {
     let bindings = Api::<Binding>::all(client.clone());
     if managed.is_empty() {
-        return api::delete(&bindings, seen).await;
+        return Ok(if api::delete(&bindings, seen).await? { Outcome::Deleted } else { Outcome::Unchanged });
     }
-    let wanted = Binding {
-        metadata: ObjectMeta {
-            resource_version: seen.and_then(ResourceExt::resource_version),
-            ..build(policy, managed).metadata
-        },
-        ..build(policy, managed)
-    };
+    let mut wanted = build(policy, managed);
     if seen.is_some_and(|seen| !api::differs(&wanted, seen)) {
-        return Ok(false);
+        return Ok(Outcome::Unchanged);
     }
-    api::apply(&bindings, &wanted).await?;
-    Ok(true)
+    wanted.metadata.resource_version = seen.and_then(ResourceExt::resource_version);
+    Ok(Outcome::Written(Box::new(api::apply(&bindings, &wanted).await?)))
 }
 
 fn build(policy: &str, managed: &BTreeSet<String>) -> Binding {

@@ -4,14 +4,18 @@
 
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crds::{Canary, ProxyPool};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use operator::{
+    api::ApiError,
     pool::{self, PoolSeen, PoolSettings},
     services::{self, Routing, ServiceError},
-    table::{self, Binding, Entries, Table, TableError},
+    table::{self, Binding, Bindings, Entries, Table, TableError},
 };
 use serde_json::{Value, json};
 
@@ -65,6 +69,13 @@ fn settings() -> PoolSettings {
     }
 }
 
+/// With a cache that is up to date.
+async fn ensure_bindings(model: &Model, bindings: &Bindings, managed: &[&str]) -> Result<bool, ApiError> {
+    let managed = || managed.iter().map(|name| (*name).to_owned()).collect();
+    let cached = |name: &str| model.get::<Binding>(&format!("{BINDINGS}/{name}")).map(Arc::new);
+    bindings.ensure(&model.client(), managed, cached).await
+}
+
 /// The route policy of the chart, in short: follows the table from the `since`th write on.
 fn follow_table(model: &Model, since: usize) {
     model.set_policy(move |service, objects, write| {
@@ -114,13 +125,12 @@ async fn a_second_pass_asks_nothing_of_the_api_server() {
     let service: Service = model.get(WEB).unwrap();
     let pool = pool::ensure_default(&client, "shop", None).await.unwrap();
     let objects = pool::build(&pool, &settings());
-    let managed = BTreeSet::from(["shop".to_owned()]);
     let arms = services::arms(&mk_canary("web"), &BTreeMap::new(), &service, None);
     let table = ensure_table(&model, "web", None).await.unwrap();
     assert!(pool::ensure(&client, &objects, &PoolSeen::default()).await.unwrap());
     assert!(pool::mirror(&client, &pool, &table, None).await.unwrap());
     assert!(services::ensure(&client, &arms.primary, None).await.unwrap());
-    assert!(table::ensure_bindings(&client, &managed, None, None).await.unwrap());
+    assert!(ensure_bindings(&model, &Bindings::default(), &["shop"]).await.unwrap());
     assert_eq!(model.requests().len(), 10);
 
     let pool: ProxyPool = model.get(POOL).unwrap();
@@ -132,15 +142,32 @@ async fn a_second_pass_asks_nothing_of_the_api_server() {
         disruption_budget: budget.as_ref(),
     };
     let primary: Option<Service> = model.get(&format!("{WEB}-primary"));
-    let hold = model.get::<Binding>(&format!("{BINDINGS}/sluice-hold"));
-    let route = model.get::<Binding>(&format!("{BINDINGS}/sluice-route"));
     ensure_table(&model, "web", model.get::<ConfigMap>(TABLE).as_ref()).await.unwrap();
     assert_eq!(pool::ensure_default(&client, "shop", Some(&pool)).await.unwrap(), pool);
     assert!(!pool::ensure(&client, &pool::build(&pool, &settings()), &seen).await.unwrap());
     assert!(!pool::mirror(&client, &pool, &table, proxies.as_ref()).await.unwrap());
     assert!(!services::ensure(&client, &arms.primary, primary.as_ref()).await.unwrap());
-    assert!(!table::ensure_bindings(&client, &managed, hold.as_ref(), route.as_ref()).await.unwrap());
+    assert!(!ensure_bindings(&model, &Bindings::default(), &["shop"]).await.unwrap());
     assert_eq!(model.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn bindings_are_written_once_though_the_cache_lags() {
+    let (model, bindings) = (Model::default(), Bindings::default());
+    let lagging = |managed: &'static [&str]| {
+        let (client, bindings) = (model.client(), &bindings);
+        let managed = move || managed.iter().map(|name| (*name).to_owned()).collect();
+        async move { bindings.ensure(&client, managed, |_| None).await }
+    };
+    let (first, second) = tokio::join!(lagging(&["shop"]), lagging(&["shop"]));
+    assert_eq!((first.unwrap(), second.unwrap()), (true, false));
+    assert!(lagging(&["shop", "web"]).await.unwrap());
+    assert_eq!(model.requests().len(), 4);
+    // Taken away by someone else: one conflict, then made anew.
+    model.remove(&format!("{BINDINGS}/sluice-hold"));
+    assert!(lagging(&["shop"]).await.is_err());
+    assert!(lagging(&["shop"]).await.unwrap());
+    assert!(model.get::<Binding>(&format!("{BINDINGS}/sluice-hold")).is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,9 +208,7 @@ async fn remove(model: &Model) -> Result<(), Box<dyn std::error::Error>> {
     if table::forget(&client, "shop", model.get(TABLE).as_ref(), &canary).await? {
         pool::remove(&client, "shop", model.get(POOL).as_ref()).await?;
     }
-    let hold = model.get::<Binding>(&format!("{BINDINGS}/sluice-hold"));
-    let route = model.get::<Binding>(&format!("{BINDINGS}/sluice-route"));
-    table::ensure_bindings(&client, &BTreeSet::new(), hold.as_ref(), route.as_ref()).await?;
+    ensure_bindings(model, &Bindings::default(), &[]).await?;
     Ok(())
 }
 
@@ -195,7 +220,7 @@ async fn adopted() -> Model {
     let client = model.client();
     pool::ensure_default(&client, "shop", None).await.unwrap();
     let table = ensure_table(&model, "web", None).await.unwrap();
-    table::ensure_bindings(&client, &BTreeSet::from(["shop".to_owned()]), None, None).await.unwrap();
+    ensure_bindings(&model, &Bindings::default(), &["shop"]).await.unwrap();
     let routed = services::touch(&client, &model.get(WEB).unwrap(), &table, Routing::Routed).await.unwrap();
     assert!(services::is_routed(&routed, &table));
     model
