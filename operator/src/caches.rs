@@ -3,7 +3,7 @@
 //! Every replica holds them, leader or not, so that it can serve routes and take over at once. Each watch has its own
 //! stream and its own backoff: one that is forbidden or broken delays none of the others. Reads only.
 
-use std::{fmt::Debug, future::Future, hash::Hash};
+use std::{fmt::Debug, hash::Hash};
 
 use crds::{
     Canary, MetricTemplate, ProxyPool,
@@ -243,26 +243,24 @@ impl Start<'_> {
 
 /// Like the other watches, but an object that cannot be decoded leaves the last good one in the store: its release
 /// freezes, the others go on.
-fn watch_canaries(client: Client, mut writer: Writer<Canary>, waker: Waker) -> impl Future<Output = ()> + Send {
-    async move {
-        let api = Api::<DeserializeGuard<Canary>>::all(client);
-        let mut events = watcher(api, config()).default_backoff().boxed();
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(event) => {
-                    if let Some(event) = decoded(event) {
-                        writer.apply_watcher_event(&event);
-                        if let watcher::Event::Apply(canary)
-                        | watcher::Event::Delete(canary)
-                        | watcher::Event::InitApply(canary) = &event
-                        {
-                            waker.wake(&ObjectRef::from_obj(canary));
-                        }
+async fn watch_canaries(client: Client, mut writer: Writer<Canary>, waker: Waker) {
+    let api = Api::<DeserializeGuard<Canary>>::all(client);
+    let mut events = watcher(api, config()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                if let Some(event) = decoded(event) {
+                    writer.apply_watcher_event(&event);
+                    if let watcher::Event::Apply(canary)
+                    | watcher::Event::Delete(canary)
+                    | watcher::Event::InitApply(canary) = &event
+                    {
+                        waker.wake(&ObjectRef::from_obj(canary));
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying")
-                }
+            }
+            Err(error) => {
+                tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying")
             }
         }
     }

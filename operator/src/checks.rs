@@ -88,9 +88,10 @@ fn source(caches: &Caches, canary: &Canary, metric: &Metric) -> Source {
 /// may pass; a breach counts at once.
 fn judge(metrics: &[Metric], measurements: &[Measurement], settled: bool) -> Checked {
     let facts = metrics.iter().zip(measurements).flat_map(|(metric, measurement)| facts(metric, measurement)).collect();
-    let breach = metrics.iter().zip(measurements).find_map(|(metric, measurement)| {
-        breach(metric, measurement.reading.value()?).map(|sentence| Failure::MetricBreached(sentence))
-    });
+    let breach = metrics
+        .iter()
+        .zip(measurements)
+        .find_map(|(metric, measurement)| breach(metric, measurement.reading.value()?).map(Failure::MetricBreached));
     let missing = measurements.iter().find(|measurement| measurement.reading.value().is_none());
     let trouble = missing.map(|measurement| measurement.reading.reason());
     let check = match (breach, missing) {
@@ -108,7 +109,7 @@ fn judge(metrics: &[Metric], measurements: &[Measurement], settled: bool) -> Che
 fn facts(metric: &Metric, measurement: &Measurement) -> Vec<Fact> {
     let mut facts = Vec::new();
     if let Reading::Value(value) = measurement.reading {
-        facts.push(Fact { name: metric.name.clone(), value: show(metric, value) });
+        facts.push(Fact { name: title(metric), value: show(metric, value) });
     }
     if let Some(requests) = measurement.requests {
         facts.push(Fact { name: "requests in the window".to_owned(), value: format!("{requests:.0}") });
@@ -116,8 +117,21 @@ fn facts(metric: &Metric, measurement: &Measurement) -> Vec<Fact> {
     facts
 }
 
+/// What people call a metric.
+fn title(metric: &Metric) -> String {
+    match built_in(metric) {
+        Some(BuiltIn::RequestSuccessRate) => "success rate".to_owned(),
+        Some(BuiltIn::RequestDuration) => "p99".to_owned(),
+        None => metric.name.clone(),
+    }
+}
+
+fn built_in(metric: &Metric) -> Option<BuiltIn> {
+    metric.template_ref.as_ref().map_or_else(|| BuiltIn::named(&metric.name), |_| None)
+}
+
 fn show(metric: &Metric, value: f64) -> String {
-    match metric.template_ref.as_ref().map_or_else(|| BuiltIn::named(&metric.name), |_| None) {
+    match built_in(metric) {
         Some(built_in) => built_in.show(value),
         None => format!("{value:.4}").trim_end_matches('0').trim_end_matches('.').to_owned(),
     }

@@ -130,6 +130,11 @@ impl OutboundError {
     }
 }
 
+fn mozilla_roots() -> Vec<reqwest::Certificate> {
+    let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+    roots.filter_map(|root| reqwest::Certificate::from_der(root).ok()).collect()
+}
+
 impl Outbound {
     /// Sets up the client. The rustls provider must be installed.
     ///
@@ -147,14 +152,10 @@ impl Outbound {
                 .user_agent(concat!("sluice-operator/", env!("CARGO_PKG_VERSION")))
                 .dns_resolver(Arc::new(Resolver { policy: Arc::clone(&policy) }))
         };
-        // A machine without root certificates must still reach a Prometheus over plain HTTP: without the second try
-        // the operator would not start there. Calls over TLS then fail one by one.
+        // A scratch image has no root certificates: Mozilla's, compiled in, take their place.
         let client = builder()
             .build()
-            .or_else(|error| {
-                tracing::warn!(%error, "no root certificates found: calls over https will fail");
-                builder().tls_certs_only([]).build()
-            })
+            .or_else(|_| builder().tls_certs_only(mozilla_roots()).build())
             .map_err(OutboundError::Client)?;
         Ok(Self { client, policy })
     }

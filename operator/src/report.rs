@@ -92,7 +92,10 @@ struct Told {
     kind: Kind,
     reason: &'static str,
     action: String,
+    /// For an Event, which stands alone.
     note: String,
+    /// For a message whose headline says already what happened to which revision.
+    why: String,
 }
 
 impl Told {
@@ -121,27 +124,31 @@ impl Told {
             Happening::CheckFailed { failure, failed_checks } => {
                 told(Kind::CheckFailed, failure.code(), format!("{failure} (failed check {failed_checks})"))
             }
-            Happening::Promoted => told(
-                Kind::Promoted,
-                "Promoted",
-                match &state.stable {
-                    Some(stable) => format!("revision {stable} is promoted: the pods that were judged serve"),
-                    None => "promoted".to_owned(),
-                },
-            ),
-            Happening::RolledBack(failure) => told(
-                Kind::RolledBack,
-                failure.code(),
-                match &state.canary {
-                    Some(canary) => format!("revision {canary} is rolled back: {failure}"),
-                    None => format!("rolled back: {failure}"),
-                },
-            ),
+            Happening::Promoted => Self {
+                why: "every step passed; the pods that were judged serve".to_owned(),
+                ..told(
+                    Kind::Promoted,
+                    "Promoted",
+                    format!("revision {} is promoted: the pods that were judged serve", tested(state)),
+                )
+            },
+            Happening::RolledBack(failure) => Self {
+                why: failure.to_string(),
+                ..told(
+                    Kind::RolledBack,
+                    failure.code(),
+                    format!("revision {} is rolled back: {failure}", tested(state)),
+                )
+            },
             Happening::Reverted => {
                 told(Kind::Reverted, "Reverted", "Git is back at the stable template; no pod was moved".to_owned())
             }
         }
     }
+}
+
+fn tested(state: &State) -> &str {
+    state.canary.as_ref().map_or("unknown", |canary| canary.0.as_str())
 }
 
 fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Message {
@@ -158,7 +165,7 @@ fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Messa
         canary_revision: state.canary.as_ref().map(ToString::to_string),
         weight_percent: i32::try_from(state.weight).unwrap_or(i32::MAX),
         step: rollout::step_label(state),
-        reason: told.note.clone(),
+        reason: told.why.clone(),
         facts: facts.to_vec(),
     }
 }
