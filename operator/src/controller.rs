@@ -340,7 +340,11 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     let decision = rollout::step(&plan, &state, &seen, now);
     let world = persist(context, world, &decision.state).await?;
     let drained = decision.state.counter == state.counter && route.acknowledged;
-    carry_out(context, &world, &decision, drained).await?;
+    // A Canary that was never let in owns nothing, and must not lay hands on what its elder owns.
+    let let_in = decision.state.phase != Phase::Initializing || !matches!(seen.setup, Setup::Refused(_));
+    if let_in {
+        carry_out(context, &world, &decision, drained).await?;
+    }
     tell(context, &world, &decision);
     if deleting {
         let again = teardown::run(context, &world, &decision.state).await?;
