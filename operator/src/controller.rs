@@ -418,10 +418,10 @@ async fn trouble(context: &Context, world: &World, state: &State) -> Option<Stri
         context.remember(&world.canary).trouble = None;
         return None;
     }
-    if let Some((asked, answer)) = &context.remember(&world.canary).trouble {
-        if asked.elapsed() < TROUBLE_EVERY {
-            return answer.clone();
-        }
+    if let Some((asked, answer)) = &context.remember(&world.canary).trouble
+        && asked.elapsed() < TROUBLE_EVERY
+    {
+        return answer.clone();
     }
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &world.namespace);
     let selector = format!("{POD_TEMPLATE_HASH}={revision}");

@@ -34,7 +34,6 @@ struct Outgoing {
 
 impl Desk {
     /// A reporter and the task that writes its Events.
-    #[must_use]
     pub fn new(client: Client, pod: &str, outbox: Outbox) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (events, mut queue) = mpsc::channel::<Outgoing>(EVENT_QUEUE);
         let reporter = Reporter { controller: "sluice-operator".to_owned(), instance: Some(pod.to_owned()) };
@@ -100,8 +99,13 @@ struct Told {
 
 impl Told {
     fn of(state: &State, happening: &Happening) -> Self {
-        let told =
-            |kind, reason, note: String| Self { kind, reason, action: format!("{reason}{}", state.counter), note };
+        let told = |kind, reason, note: String| Self {
+            kind,
+            reason,
+            action: format!("{reason}{}", state.counter),
+            why: note.clone(),
+            note,
+        };
         match happening {
             Happening::Initialized => told(
                 Kind::Initialized,

@@ -28,8 +28,8 @@ use crate::{
     report::Desk,
 };
 
-/// Longest time that a pass under way may take to end after SIGTERM, before the lease is let go.
-const DRAIN: Duration = Duration::from_secs(2);
+/// Longest time that letting the lease go may take; above the deadline of one call about it.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT.
 ///
