@@ -82,12 +82,16 @@ pub async fn until_pool_ready(shop: &Shop) -> Result<()> {
 /// Waits until the operator asks nothing of the API server but its lease.
 ///
 /// # Errors
-/// When it goes on for more than a minute.
+/// When it goes on for more than two minutes.
 pub async fn until_quiet(world: &World) -> Result<()> {
-    let deadline = Instant::now() + SOON;
+    // What earlier stories left is taken back by the operator too.
+    let deadline = Instant::now() + 2 * SOON;
     let mut audit = world.cluster.audit();
     loop {
         tokio::time::sleep(QUIET).await;
+        if world.is_leaving().await? && Instant::now() < deadline {
+            continue;
+        }
         let mut entries = audit.read_of(USER)?;
         entries.retain(|entry| entry.resource != "leases" && entry.verb != "watch");
         if entries.is_empty() {
@@ -108,22 +112,36 @@ pub async fn logs() -> Result<String> {
     kubectl(&["logs", "-n", SYSTEM_NAMESPACE, &deployment, "--all-pods=true", "--tail=-1"]).await
 }
 
-/// How many weight writes were acknowledged, and the upper bound of the bucket that holds 99 % of them, in seconds.
+/// The acknowledgement histogram of all replicas together: upper bound of each bucket in seconds, and its count.
+pub type Buckets = Vec<(f64, u64)>;
+
+/// What the operators have measured so far.
 ///
 /// # Errors
-/// When no operator has such a histogram.
-pub async fn acknowledgement_p99() -> Result<(u64, f64)> {
-    let mut buckets: Vec<(f64, u64)> = Vec::new();
+/// When one does not answer.
+pub async fn acknowledgements() -> Result<Buckets> {
+    let mut buckets: Buckets = Vec::new();
     for address in addresses().await? {
         let text = metrics_of(&format!("http://{address}:{OPERATOR_ADMIN_PORT}/metrics")).await?;
         for (bound, count) in parse_buckets(&text) {
-            match buckets.iter_mut().find(|(known, _)| (*known - bound).abs() < f64::EPSILON || *known == bound) {
+            match buckets.iter_mut().find(|(known, _)| known.total_cmp(&bound).is_eq()) {
                 Some((_, sum)) => *sum += count,
                 None => buckets.push((bound, count)),
             }
         }
     }
-    p99(&buckets).with_context(|| format!("no operator reports {ACKNOWLEDGED_SECONDS}"))
+    Ok(buckets)
+}
+
+/// How many weight writes were acknowledged between two looks, and the upper bound of the bucket that holds 99 % of
+/// them, in seconds.
+///
+/// # Errors
+/// When there was none.
+pub fn acknowledgement_p99(before: &Buckets, after: &Buckets) -> Result<(u64, f64)> {
+    let earlier = |bound: f64| before.iter().find(|(known, _)| known.total_cmp(&bound).is_eq()).map_or(0, |(_, n)| *n);
+    let new: Buckets = after.iter().map(|(bound, count)| (*bound, count.saturating_sub(earlier(*bound)))).collect();
+    p99(&new).with_context(|| format!("no operator reports {ACKNOWLEDGED_SECONDS}"))
 }
 
 fn parse_buckets(text: &str) -> Vec<(f64, u64)> {
@@ -168,6 +186,7 @@ mod tests {
             n = ACKNOWLEDGED_SECONDS
         );
         assert_eq!(p99(&parse_buckets(&text)), Some((100, 0.25)));
-        assert_eq!(p99(&[]), None);
+        let all = parse_buckets(&text);
+        assert!(acknowledgement_p99(&all, &all).is_err());
     }
 }

@@ -53,6 +53,18 @@ impl World {
     }
 }
 
+impl World {
+    /// Whether a namespace of an earlier story is still going.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn is_leaving(&self) -> Result<bool> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let stories = namespaces.list(&ListParams::default().labels(STORY_LABEL)).await?;
+        Ok(stories.items.iter().any(|namespace| namespace.metadata.deletion_timestamp.is_some()))
+    }
+}
+
 /// One application in a namespace of its own.
 pub struct Shop {
     /// The world it is in.

@@ -67,13 +67,15 @@ pub(crate) async fn calls_per_step(story: Story) -> Result<()> {
 pub(crate) async fn weights_are_acknowledged(story: Story) -> Result<()> {
     let shop = story.shop(story.manifests()?).await?;
     let load = shop.load(RPS).await?;
+    operator::until_quiet(&story.world).await?;
+    let before = operator::acknowledgements().await?;
     for version in ["v2", "v3"] {
         shop.commit(|git| git.version(version)).await?;
         shop.until("begun", RELEASE, |canary| phase_of(canary) == Phase::Progressing).await?;
         shop.until_phase(Phase::Succeeded).await?;
     }
     load.stop().await;
-    let (count, p99) = operator::acknowledgement_p99().await?;
+    let (count, p99) = operator::acknowledgement_p99(&before, &operator::acknowledgements().await?)?;
     story.say(&format!(
         "weight written → acknowledged by every proxy: p99 ≤ {:.0} ms of {count} writes (bar 250 ms)",
         p99 * 1_000.0

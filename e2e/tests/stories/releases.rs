@@ -183,16 +183,20 @@ pub(crate) async fn two_quick_commits(story: Story) -> Result<()> {
 
 pub(crate) async fn split_is_exact(story: Story) -> Result<()> {
     // One long step: the weight stays where it is while the requests are counted.
-    let manifests = story.manifests()?.analysis("stepWeights", json!([10])).analysis("interval", json!("30s"));
+    let manifests = story.manifests()?.analysis("stepWeights", json!([10])).analysis("interval", json!("60s"));
     let shop = story.shop(manifests).await?;
     let load = shop.load(200).await?;
     shop.commit(|git| git.version("v2")).await?;
     shop.until_weight(10).await?;
     until_proxies_hold(&shop, 10).await?;
-    let split = sample(&load, 1_000).await;
-    let share = split.share("v2");
-    story.say(&format!("{share:.2} % of {} requests at weight 10 (bar ± 0.2 points)", split.requests));
-    ensure!((share - 10.0).abs() <= 0.2, "{share:.2} % went to the canary: {split}");
+    // Three times, because a sample begins and ends somewhere inside the sequence of each worker of each proxy.
+    let mut errors = Vec::new();
+    for _ in 0..3 {
+        errors.push((sample(&load, 1_000).await.share("v2") - 10.0).abs());
+    }
+    errors.sort_by(f64::total_cmp);
+    story.say(&format!("off by {errors:.2?} points in three samples of 1,000 requests at weight 10 (bar 0.2, median)"));
+    ensure!(errors.get(1).is_some_and(|median| *median <= 0.2), "the split is off by {errors:?}");
     let report = load.stop().await;
     ensure!(report.lost() == 0, "lost requests: {report}");
     Ok(())
