@@ -59,6 +59,13 @@ pub fn covered(world: &World) -> u32 {
     u32::try_from(covered).unwrap_or(u32::MAX)
 }
 
+/// Endpoints of the canary arm, as the proxies get them.
+#[must_use]
+pub fn canary_endpoints(world: &World) -> u32 {
+    let canary = with_inputs(world, |inputs| routes::covered(inputs).1).unwrap_or(0);
+    u32::try_from(canary).unwrap_or(u32::MAX)
+}
+
 fn with_inputs<T>(world: &World, act: impl FnOnce(&RouteInputs<'_>) -> T) -> Option<T> {
     let stable: Vec<_> = world.stable_slices.iter().map(AsRef::as_ref).collect();
     let canary: Vec<_> = world.canary_slices.iter().map(AsRef::as_ref).collect();

@@ -25,7 +25,7 @@ use rollout::{
 };
 use serde_json::Value;
 
-use crate::{caches::Caches, services, template};
+use crate::{caches::Caches, feed, services, template};
 
 /// Everything that one pass reads, taken from the caches at one moment.
 pub struct World {
@@ -337,10 +337,13 @@ fn canary_set(world: &World, state: &State, trouble: Option<String>) -> Option<C
     if !ours && !is_active(set) {
         return None;
     }
+    let available = number(set, "/status/availableReplicas");
     Some(CanarySet {
         desired: replicas(set),
         pods: number(set, "/status/replicas"),
-        available: number(set, "/status/availableReplicas"),
+        // A pod takes traffic once its endpoint has reached the route, a moment after it is available: a weight that
+        // came before it would count as the canary's failure.
+        available: if ours { available.min(feed::canary_endpoints(world)) } else { available },
         adopted: !ours,
         trouble,
     })
