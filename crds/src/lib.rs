@@ -5,6 +5,8 @@
 
 // `derive(KubeSchema)` makes a private module with a `pub` copy of each struct.
 #![allow(unreachable_pub)]
+// Every print column of a kind has a `type_`, and clippy takes the second one for a slip.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod alert_provider;
 pub mod canary;
