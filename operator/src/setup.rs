@@ -77,7 +77,8 @@ pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<S
     if !context.acknowledged(world, state.counter) {
         return Ok(Setup::Pending("waiting until every proxy has acknowledged the route".to_owned()));
     }
-    if !feed::route(world).is_some_and(|route| routes::stable_ready(&route) > 0) {
+    let reachable = feed::route(world).map_or(0, |route| routes::stable_ready(&route));
+    if reachable == 0 {
         return Ok(Setup::Pending("no ready pod is known to the proxies yet".to_owned()));
     }
     ensure_bindings(context, None).await?;
