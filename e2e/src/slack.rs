@@ -127,8 +127,11 @@ pub fn text(body: &Value) -> String {
 fn collect(value: &Value, lines: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
-            let own = ["pretext", "text", "title", "value"].into_iter().filter_map(|key| map.get(key)?.as_str());
-            lines.extend(own.map(str::to_owned));
+            let own = |key: &str| map.get(key).and_then(Value::as_str).map(str::to_owned);
+            lines.extend(["pretext", "text"].into_iter().filter_map(own));
+            // A field: its title and its value stand in one line.
+            let field: Vec<String> = ["title", "value"].into_iter().filter_map(own).collect();
+            lines.extend((!field.is_empty()).then(|| field.join(": ")));
             map.values().filter(|inner| !inner.is_string()).for_each(|inner| collect(inner, lines));
         }
         Value::Array(list) => list.iter().for_each(|inner| collect(inner, lines)),

@@ -5,7 +5,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
@@ -171,16 +171,29 @@ async fn epilogue(stage: &Stage, screen: &mut Screen, is_foreign: bool) -> Resul
         screen.say(&format!("    {line}"));
     }
     screen.heading("What Slack was told last");
-    match stage.messages().await?.last() {
-        Some(body) => e2e::slack::text(body).lines().for_each(|line| screen.say(&format!("    {line}"))),
-        None => screen.say("    nothing has arrived"),
+    match rollback_message(stage).await? {
+        Some(text) => text.lines().for_each(|line| screen.say(&format!("    {line}"))),
+        None => screen.say("    nothing about the rollback has arrived yet: see `cargo demo -- logs operator`"),
     }
     screen.heading("Look around, or stop");
     for (command, what) in commands(is_foreign) {
-        screen.say(&format!("    {command:<62} {what}"));
+        screen.say(&format!("    {command:<78} {what}"));
     }
     screen.say("");
     Ok(())
+}
+
+/// The newest message if it tells of the rollback; waits for it a while, since messages never hold a release up.
+async fn rollback_message(stage: &Stage) -> Result<Option<String>> {
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tick.tick().await;
+        let newest = stage.messages().await?.last().map(e2e::slack::text);
+        if newest.as_ref().is_some_and(|text| text.contains("rolled")) || Instant::now() > deadline {
+            return Ok(newest.filter(|text| text.contains("rolled")));
+        }
+    }
 }
 
 fn commands(is_foreign: bool) -> Vec<(String, &'static str)> {

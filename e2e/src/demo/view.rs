@@ -44,23 +44,30 @@ pub fn frame(view: &View, coloured: bool) -> Vec<String> {
     let mut first = format!("    {}  {bar} {:>3} %", clock(view.elapsed), view.weight);
     let step = if view.step.is_empty() { "   –".to_owned() } else { format!("{:>4}", view.step) };
     let _ = write!(first, "   step {step}   {}", figures(view));
-    let text = format!("           {}: {}", phase(view.phase), view.message);
-    vec![first, paint("2", text.trim_end_matches([':', ' ']))]
+    vec![first, paint("2", &format!("           {}", standing(view)))]
 }
 
 /// The line for a terminal that cannot be redrawn, and for the record above one that can.
 #[must_use]
 pub fn line(view: &View) -> String {
     let step = if view.step.is_empty() { "–" } else { view.step.as_str() };
-    let text = format!(
-        "    {}  weight {:>3} %   step {step:>4}   {}   {}: {}",
+    format!(
+        "    {}  weight {:>3} %   step {step:>4}   {}   {}",
         clock(view.elapsed),
         view.weight,
         figures(view),
-        phase(view.phase),
-        view.message
-    );
-    text.trim_end_matches([':', ' ']).to_owned()
+        standing(view)
+    )
+}
+
+/// The phase and why, without saying the same word twice.
+fn standing(view: &View) -> String {
+    let phase = phase(view.phase);
+    match view.message.as_str() {
+        "" => phase.to_owned(),
+        message if message.starts_with(phase) => message.to_owned(),
+        message => format!("{phase}: {message}"),
+    }
 }
 
 fn figures(view: &View) -> String {
@@ -69,7 +76,7 @@ fn figures(view: &View) -> String {
         None => "–".to_owned(),
     };
     format!(
-        "{} ok {success:>7}   p99 {:>6}   {:>7} requests   {} lost",
+        "{} {success:>7} ok   p99 {:>6}   {:>7} requests   {} lost",
         view.version,
         millis(view.p99),
         grouped(view.requests),
@@ -142,14 +149,14 @@ mod tests {
 
     #[test]
     fn a_frame_shows_step_weight_success_p99_requests_and_lost() {
-        let expected = "    01:07  ████████░░░░░░░░░░░░░░░░░░░░░░░░  25 %   step  2/4   v2 ok 100.0 %   p99 3.2 ms     6,712 requests   0 lost\n           progressing: the step is being judged";
+        let expected = "    01:07  ████████░░░░░░░░░░░░░░░░░░░░░░░░  25 %   step  2/4   v2 100.0 % ok   p99 3.2 ms     6,712 requests   0 lost\n           progressing: the step is being judged";
         assert_eq!(frame(&mk(), false).join("\n"), expected);
     }
 
     #[test]
     fn before_the_first_answer_nothing_is_claimed() {
         let view = View { success_percent: None, step: String::new(), weight: 0, message: String::new(), ..mk() };
-        let expected = "    01:07  weight   0 %   step    –   v2 ok       –   p99 3.2 ms     6,712 requests   0 lost   progressing";
+        let expected = "    01:07  weight   0 %   step    –   v2       – ok   p99 3.2 ms     6,712 requests   0 lost   progressing";
         assert_eq!(line(&view), expected);
     }
 
