@@ -1,5 +1,7 @@
 //! Writes the definitions to `crds/yaml` and to the chart.
 
+#![allow(clippy::disallowed_methods, reason = "writing files is what this program is for; the ban is for the library")]
+
 use std::{fs, io, path::Path};
 
 fn main() -> io::Result<()> {
