@@ -62,6 +62,7 @@ fn with_unobserved_status(mut definition: CustomResourceDefinition) -> CustomRes
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "the test compares files")]
 mod tests {
     use super::*;
 
