@@ -89,7 +89,7 @@ fn alone() -> Vec<Promise> {
             releases::split_is_exact,
             alone
         ),
-        promise!("weights_are_acknowledged_by_every_proxy_within_250_ms", budget::weights_are_acknowledged, alone),
+        promise!("every_weight_is_acknowledged_by_every_proxy", budget::weights_are_acknowledged, alone),
         promise!("a_release_takes_12_api_calls_a_step_at_most", budget::calls_per_step, alone),
         promise!("idle_there_is_no_list_and_no_write_but_the_lease", budget::idle_costs_nothing, alone),
         promise!("an_operator_killed_with_sigkill_at_every_phase_carries_on", outages::operator_killed, alone),
