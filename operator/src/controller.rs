@@ -324,6 +324,8 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     let state = status::decode(&world.canary, Utc::now())?;
     let plan = match validate::plan(&world.canary.spec) {
         Ok(plan) => plan,
+        // Nothing is planned any more, and a spec that cannot be carried out must not keep the object for ever.
+        Err(_) if deleting => validate::plan_without_analysis(&world.canary.spec),
         Err(invalid) => return refuse(context, world, state, invalid.to_string()).await,
     };
     let setup = if deleting { Setup::Ready } else { set_up(context, &world, &state).await };

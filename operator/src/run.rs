@@ -47,13 +47,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(authority.clone().run(stop.clone()));
     let publisher = Publisher::new(&metrics);
     let config_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_CONFIG_PORT)).await?;
-    tokio::spawn(publish::serve(
-        config_listener,
-        Some(authority.server_config()),
-        Identities::new(client.clone()),
-        publisher.clone(),
-        stop.clone(),
-    ));
+    let identities = Identities::new(client.clone());
+    let served =
+        publish::serve(config_listener, Some(authority.server_config()), identities, publisher.clone(), stop.clone());
+    let streaming = health.gate("stream");
+    streaming.open();
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(error = %crate::telemetry::Chain(&error), "the config stream ended");
+        }
+        // A replica that serves no proxy must not count as ready.
+        streaming.close();
+    });
 
     let (waker, mut receivers) = Waker::new(2);
     let (caches, watches) = caches::start(&client, &waker);

@@ -42,6 +42,20 @@ pub fn plan(spec: &CanarySpec) -> Result<Plan, Invalid> {
     })
 }
 
+/// The plan of a Canary that is going, whose own cannot be made.
+#[must_use]
+pub fn plan_without_analysis(spec: &CanarySpec) -> Plan {
+    Plan {
+        steps: DEFAULT_STEPS.to_vec(),
+        interval: TimeDelta::seconds(10),
+        threshold: 1,
+        step_checks: 1,
+        progress_deadline: TimeDelta::minutes(10),
+        skip_analysis: false,
+        suspended: spec.suspend,
+    }
+}
+
 /// The analysis with its defaults.
 #[must_use]
 pub fn analysis(spec: &CanarySpec) -> Analysis {
