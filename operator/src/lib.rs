@@ -1,7 +1,7 @@
 //! The Sluice operator: everything that talks to Kubernetes.
 //!
 //! It may not decide (crate `rollout` does) and may not carry traffic. One reconcile reads (`observe`), asks
-//! `rollout::step`, writes the journal (`apply`), then makes the world match it.
+//! `rollout::step`, writes the journal (`controller`), then makes the world match it (`services`, `workload`, `teardown`).
 
 pub mod admin;
 pub mod alerts;
