@@ -94,7 +94,7 @@ impl Cluster {
         let program = binaries::ensure(binaries::Program::Cluster)?;
         let pause = binaries::ensure(binaries::Program::Pause)?;
         let _starting = lifetime::lock_start()?;
-        network::check_reachable()?;
+        network::leave_removed()?;
         let users = lifetime::use_cluster()?;
         let reused = is_whole(&build);
         if !reused {

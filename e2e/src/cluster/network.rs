@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -35,7 +35,7 @@ pub fn reexec_in_netns() -> Result<()> {
     if is_inside() {
         return Ok(());
     }
-    check_reachable()?;
+    leave_removed()?;
     ensure()?;
     let outer = File::open("/proc/self/ns/net").context("cannot open the network namespace")?;
     // Stays open in the program to come: the only way back.
@@ -54,15 +54,18 @@ pub fn is_inside() -> bool {
     same_file("/proc/self/ns/net", layout::NETNS_PATH)
 }
 
-/// Refuses a process that entered a namespace which was removed since.
+/// Starts the program over, outside, if the namespace that it entered was removed since: the watchdog of a program
+/// that ran before takes its cluster down just when the next one starts.
 ///
 /// # Errors
-/// When the process has to be started again to reach the cluster.
-pub fn check_reachable() -> Result<()> {
-    if env::var_os(OUTER).is_some() && !is_inside() {
-        bail!("the cluster was taken down meanwhile: run the command again");
+/// When the machine's own namespace cannot be entered again.
+pub fn leave_removed() -> Result<()> {
+    if env::var_os(OUTER).is_none() || is_inside() {
+        return Ok(());
     }
-    Ok(())
+    let program = env::current_exe().context("cannot find the running program")?;
+    let error = outside(program).args(env::args_os().skip(1)).env_remove(OUTER).exec();
+    Err(error).context("cannot run nsenter")
 }
 
 /// A command that runs in the cluster's network namespace.
