@@ -48,6 +48,8 @@ pub const ANNOTATION_ABORT: &str = "sluice.dev/abort";
 pub const ANNOTATION_PAUSE: &str = "sluice.dev/pause";
 /// On a Canary, written by a user: try this failed revision once more.
 pub const ANNOTATION_RETRY: &str = "sluice.dev/retry";
+/// On a Canary, written by the uninstall hook: nobody will hold the target after this, so it must not stay paused.
+pub const ANNOTATION_UNINSTALL: &str = "sluice.dev/uninstall";
 /// On a pod template, written by `kubectl rollout restart`.
 pub const ANNOTATION_RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// On a ReplicaSet, read by the Deployment controller when it decides whether a set is saturated.

@@ -173,7 +173,8 @@ pub fn install_chart(target: &Target, metrics_server: &str) -> Result<()> {
 /// When helm fails.
 pub fn uninstall_chart(target: &Target) -> Result<()> {
     let namespace = crds::names::SYSTEM_NAMESPACE;
-    run(helm(target)?.args(["uninstall", "sluice", "--namespace", namespace, "--wait", "--timeout", "120s"]))
+    // The chart's hook has 240 s to take every Canary out of the traffic.
+    run(helm(target)?.args(["uninstall", "sluice", "--namespace", namespace, "--wait", "--timeout", "300s"]))
         .context("cannot uninstall the chart")
 }
 

@@ -1,19 +1,21 @@
 //! `sluice-operator cleanup`: what the chart's uninstall hook runs while the operator is still there.
 //!
-//! Deletes every Canary and waits until the operator has taken traffic and holds back, then removes the bindings. It
-//! decides nothing and touches no workload itself.
+//! Marks and deletes every Canary and waits until the operator has taken traffic and holds back, then removes the
+//! bindings. It decides nothing and touches no workload itself: the mark tells the operator that nobody will hold the
+//! targets after this.
 
 use std::time::Duration;
 
 use crds::{
     Canary,
-    names::{HOLD_POLICY, ROUTE_POLICY},
+    names::{ANNOTATION_UNINSTALL, HOLD_POLICY, ROUTE_POLICY},
 };
 use k8s_openapi::api::admissionregistration::v1::MutatingAdmissionPolicyBinding;
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
+use serde_json::json;
 
 use crate::api::{ApiError, call};
 
@@ -41,18 +43,41 @@ pub async fn run(client: &Client, timeout: Duration) -> Result<(), CleanupError>
         if left.is_empty() {
             break;
         }
-        for canary in left.iter().filter(|canary| canary.metadata.deletion_timestamp.is_none()) {
-            let api: Api<Canary> = Api::namespaced(client.clone(), &canary.namespace().unwrap_or_default());
-            match call("delete a Canary", api.delete(&canary.name_any(), &DeleteParams::background())).await {
-                Err(error) if !error.is_not_found() => return Err(error.into()),
-                _ => tracing::info!(k8s.namespace.name = canary.namespace(), canary = canary.name_any(), "deleted"),
-            }
+        for canary in &left {
+            delete(client, canary).await?;
         }
         if tokio::time::Instant::now() >= end {
             return Err(CleanupError::Left(left.len()));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    remove_bindings(client).await
+}
+
+/// Marked first, also one that is going already: the operator reads the mark before it lets go of the target.
+async fn delete(client: &Client, canary: &Canary) -> Result<(), CleanupError> {
+    let api: Api<Canary> = Api::namespaced(client.clone(), &canary.namespace().unwrap_or_default());
+    let name = canary.name_any();
+    if !canary.annotations().contains_key(ANNOTATION_UNINSTALL) {
+        let mark = Patch::Merge(json!({ "metadata": { "annotations": { ANNOTATION_UNINSTALL: "true" } } }));
+        match call("mark a Canary", api.patch(&name, &PatchParams::default(), &mark)).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            marked => marked?,
+        };
+    }
+    if canary.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    match call("delete a Canary", api.delete(&name, &DeleteParams::background())).await {
+        Err(error) if !error.is_not_found() => Err(error.into()),
+        _ => {
+            tracing::info!(k8s.namespace.name = canary.namespace(), canary = name, "deleted");
+            Ok(())
+        }
+    }
+}
+
+async fn remove_bindings(client: &Client) -> Result<(), CleanupError> {
     let bindings: Api<MutatingAdmissionPolicyBinding> = Api::all(client.clone());
     for name in [HOLD_POLICY, ROUTE_POLICY] {
         match call(format!("delete binding {name}"), bindings.delete(name, &DeleteParams::default())).await {

@@ -1,5 +1,6 @@
 //! Takes a Canary out of the traffic, in the order that loses nothing: canary pods gone, Service back on its own
-//! selector, proxies drained, table and pool gone, target unpaused if that ships nothing, finalizer off.
+//! selector, proxies drained, table and pool gone, target unpaused if that ships nothing, finalizer off. At an uninstall
+//! a target with an unjudged template is reverted first, so that it need not stay paused.
 //!
 //! Every stage is recognised from the objects alone, so a restart goes on where it was. Bounded: a proxy that is out of
 //! reach delays it by 30 s, a missing Service or Deployment by nothing.
@@ -9,7 +10,7 @@ use std::time::Duration;
 use crds::{
     Canary,
     canary::Severity,
-    names::{FINALIZER, POD_TEMPLATE_HASH},
+    names::{ANNOTATION_UNINSTALL, FINALIZER, POD_TEMPLATE_HASH},
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
@@ -29,6 +30,7 @@ use crate::{
     setup,
     table::{self, Table, TableError},
     template,
+    workload::{self, WorkloadError},
 };
 
 /// How long the proxies go on serving after the Service has its own selector back: kube-proxy needs about a second to
@@ -46,6 +48,8 @@ pub enum TeardownError {
     Table(#[from] TableError),
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
 }
 
 /// Does the next stage; the time after which to look again, or none when the finalizer is off.
@@ -75,6 +79,9 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
     }
     if is_held_at_stable(world, state) {
         // `desired.hold` is being carried out; the cache shows it in a moment.
+        return Ok(Some(AGAIN));
+    }
+    if revert_at_uninstall(context, world, state).await? {
         return Ok(Some(AGAIN));
     }
     let last = table::forget(&context.client, &world.namespace, world.table.as_deref(), canary).await?;
@@ -117,6 +124,31 @@ fn is_held_at_stable(world: &World, state: &State) -> bool {
         _ => false,
     };
     paused(deployment) == Paused::Held && equal
+}
+
+/// When Sluice goes, nobody is left to release a hold: the Deployment gets its stable template back and is unpaused.
+/// Tells whether there was anything to do.
+async fn revert_at_uninstall(context: &Context, world: &World, state: &State) -> Result<bool, TeardownError> {
+    let canary = &world.canary;
+    let stable = state.stable.as_ref().and_then(|stable| world.replica_set(stable));
+    let held = world.deployment.as_ref().filter(|deployment| paused(deployment) == Paused::Held);
+    let (Some(deployment), Some(stable), true) =
+        (held, stable, canary.annotations().contains_key(ANNOTATION_UNINSTALL))
+    else {
+        return Ok(false);
+    };
+    match workload::revert(&context.client, world, deployment, stable).await {
+        // The next pass reads it again.
+        Err(WorkloadError::Stale(_)) => return Ok(true),
+        reverted => reverted?,
+    }
+    let note = format!(
+        "Deployment {name} has the template of its stable pods again, because the newest one was never promoted and \
+         nothing is left to judge it; apply the manifest to ship it",
+        name = deployment.name_any()
+    );
+    context.desk.event(canary, Severity::Warn, "Reverted", "Deleting", &note);
+    Ok(true)
 }
 
 /// What was not judged stays paused; the way to ship it is said aloud.

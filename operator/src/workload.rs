@@ -68,6 +68,24 @@ pub async fn ensure(
     }
 }
 
+/// Gives a held Deployment the template of its stable set back and unpauses it, in one write: no pod moves.
+///
+/// # Errors
+/// [`WorkloadError::Stale`] if the Deployment has changed since it was read.
+pub async fn revert(
+    client: &Client,
+    world: &World,
+    deployment: &DynamicObject,
+    stable: &DynamicObject,
+) -> Result<(), WorkloadError> {
+    let workload =
+        Workload { sets: Api::namespaced_with(client.clone(), &world.namespace, &apps("ReplicaSet")), client, world };
+    let name = deployment.name_any();
+    workload
+        .json_patch(&workload.deployments(), &name, format!("revert Deployment {name}"), reversion(deployment, stable))
+        .await
+}
+
 struct Workload<'a> {
     client: &'a Client,
     world: &'a World,
@@ -162,11 +180,7 @@ impl Workload<'_> {
     /// Removes `paused` from the very Deployment whose template was compared.
     async fn release_hold(&self) -> Result<(), WorkloadError> {
         let Some(deployment) = &self.world.deployment else { return Ok(()) };
-        let patch = json!([
-            { "op": "test", "path": "/metadata/resourceVersion", "value": deployment.resource_version() },
-            { "op": "remove", "path": "/spec/paused" },
-            { "op": "remove", "path": format!("/metadata/annotations/{}", escape(ANNOTATION_HELD)) },
-        ]);
+        let patch = Value::Array(unpause(deployment).into());
         let name = deployment.name_any();
         self.json_patch(&self.deployments(), &name, format!("unpause Deployment {name}"), patch).await
     }
@@ -248,6 +262,24 @@ fn canary_set(canary: &Canary, deployment: &DynamicObject, revision: &Revision, 
     set
 }
 
+/// The patch that takes a hold off the very Deployment that was read.
+fn unpause(deployment: &DynamicObject) -> [Value; 3] {
+    [
+        json!({ "op": "test", "path": "/metadata/resourceVersion", "value": deployment.resource_version() }),
+        json!({ "op": "remove", "path": "/spec/paused" }),
+        json!({ "op": "remove", "path": format!("/metadata/annotations/{}", escape(ANNOTATION_HELD)) }),
+    ]
+}
+
+/// The patch behind [`revert`]: to the Deployment controller the stable set is the new one again, and there is nothing to
+/// roll.
+fn reversion(deployment: &DynamicObject, stable: &DynamicObject) -> Value {
+    let mut patch = unpause(deployment).to_vec();
+    let template = template::comparable(&stable.data["spec"]["template"]);
+    patch.push(json!({ "op": "replace", "path": "/spec/template", "value": template }));
+    Value::Array(patch)
+}
+
 /// The patch that leaves `set` without an owner, saturated in the Deployment controller's eyes.
 fn adoption(set: &DynamicObject, replicas: u32, max_replicas: u32) -> Value {
     let mut patch = vec![json!({ "op": "test", "path": "/metadata/resourceVersion", "value": set.resource_version() })];
@@ -278,6 +310,26 @@ mod tests {
     fn keys_are_escaped_for_json_pointers() {
         assert_eq!(escape("sluice.dev/held"), "sluice.dev~1held");
         assert_eq!(escape("a~b/c"), "a~0b~1c");
+    }
+
+    #[test]
+    fn a_reverted_deployment_has_its_stable_template_and_no_hold() {
+        let mut deployment = DynamicObject::new("web", &apps("Deployment"));
+        deployment.metadata.resource_version = Some("7".to_owned());
+        deployment.metadata.annotations = Some([(ANNOTATION_HELD.to_owned(), "true".to_owned())].into());
+        deployment.data = json!({ "spec": { "paused": true, "template": { "spec": { "image": "bad" } } } });
+        let mut stable = DynamicObject::new("web-a", &apps("ReplicaSet"));
+        let labels = json!({ "app": "web", POD_TEMPLATE_HASH: "a" });
+        stable.data =
+            json!({ "spec": { "template": { "metadata": { "labels": labels }, "spec": { "image": "good" } } } });
+        let patch: json_patch::Patch = serde_json::from_value(reversion(&deployment, &stable)).unwrap();
+        let mut whole = serde_json::to_value(&deployment).unwrap();
+        json_patch::patch(&mut whole, &patch).unwrap();
+        let wanted = json!({ "template": { "metadata": { "labels": { "app": "web" } }, "spec": { "image": "good" } } });
+        assert_eq!(whole["spec"], wanted);
+        assert_eq!(whole["metadata"]["annotations"], json!({}));
+        whole["metadata"]["resourceVersion"] = json!("8");
+        assert!(json_patch::patch(&mut whole, &patch).is_err(), "of the very object that was read");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(crate) async fn operator_killed(story: Story) -> Result<()> {
     // And so does a removal.
     kubectl::kubectl(&["delete", "canary", &shop.name, "-n", &shop.namespace, "--wait=false"]).await?;
     operator::kill_all().await?;
-    e2e::watching::gone(shop.canaries(), &shop.name, SOON).await?;
+    // A lease that nobody gave back is waited for, then the proxies drain.
+    e2e::watching::gone(shop.canaries(), &shop.name, RELEASE).await?;
     ensure_stable_serves_without_canary(&shop).await
 }
 

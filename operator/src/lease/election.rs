@@ -80,6 +80,7 @@ pub(super) enum Event {
 
 /// One replica's part in the election.
 pub(super) struct Election {
+    /// `<pod>_<random>`: new with each process, while the pod's name stays over a restart of its container.
     identity: String,
     timing: Timing,
     known: Known,
@@ -126,7 +127,7 @@ impl Election {
             Some(_) if !is_ours => return Step::Lost,
             Some(renewed) => renewed + self.timing.renew_every,
             // Ours without our knowing: the answer to our write was lost. Write again, and know.
-            None if record.holder.is_empty() || is_ours => now,
+            None if record.holder.is_empty() || is_ours || self.is_predecessor(&record.holder) => now,
             None => since + self.timing.duration,
         };
         if now < due {
@@ -134,6 +135,13 @@ impl Election {
         }
         let transitions = record.transitions.saturating_add(i32::from(!is_ours));
         Step::Write { version: record.version.clone(), transitions, takes_over: !is_ours }
+    }
+
+    /// A process that ran in this pod before: the kubelet starts a container only when the one before it has ended, so
+    /// a crashed leader need not be waited for.
+    fn is_predecessor(&self, holder: &str) -> bool {
+        let pod = |identity: &str| identity.rsplit_once('_').map(|(pod, _)| pod.to_owned());
+        pod(holder).is_some_and(|theirs| pod(&self.identity) == Some(theirs))
     }
 
     /// Takes what was learned at `now`.

@@ -50,6 +50,20 @@ fn a_standby_takes_over_only_after_a_whole_duration_without_a_change() {
 }
 
 #[test]
+fn a_process_that_crashed_in_the_same_pod_is_not_waited_for() {
+    let now = Instant::now();
+    let holder_of = |holder: &str| {
+        let mut election = Election::new("operator-a_2".to_owned(), Timing::default());
+        election.observe(Event::Seen(mk_record(holder, 1)), now);
+        election.next(now)
+    };
+    assert!(matches!(holder_of("operator-a_1"), Step::Write { takes_over: true, .. }));
+    for other in ["operator-b_1", "operator-a-x_1", "operator-a"] {
+        assert_eq!(holder_of(other), Step::Wait(now + seconds(20)), "{other}");
+    }
+}
+
+#[test]
 fn a_released_lease_is_taken_at_once() {
     let now = Instant::now();
     let mut election = mk_standby(now);
