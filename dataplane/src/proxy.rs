@@ -111,6 +111,9 @@ async fn exchange(
             (arm, tried) = (Arm::Stable, Vec::new());
             continue;
         };
+        if arm == Arm::Stable {
+            record.sent_to(&upstream);
+        }
         match attempt(&upstream, version, view.port.route.connect_timeout, request).await {
             Ok(answer) => return Ok(answer),
             Err(Failure::Unsent(unsent)) => {

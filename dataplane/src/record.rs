@@ -1,11 +1,13 @@
 //! One request's record: begun when the arm is picked, ended on drop, so that nothing that ends a request can forget it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use routing::{Outcome, classify};
 
 use crate::stats::Cell;
+use crate::upstream::Upstream;
 
 /// Counts one request of one arm.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct Record {
     grpc_status: Option<u16>,
     end: End,
     no_endpoint: bool,
+    /// The stable endpoint that was tried last.
+    sent_to: Option<Rc<Upstream>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,13 @@ impl Record {
             grpc_status: None,
             end: End::Open,
             no_endpoint: false,
+            sent_to: None,
         }
+    }
+
+    /// A stable endpoint is tried: its pod answers for how the request ends, unless another one is tried.
+    pub fn sent_to(&mut self, upstream: &Rc<Upstream>) {
+        self.sent_to = Some(Rc::clone(upstream));
     }
 
     /// When the request began.
@@ -89,6 +99,11 @@ impl Drop for Record {
             End::Open if self.status >= 500 => (self.status, Outcome::Error),
             End::Open => (self.status, Outcome::ClientError),
         };
-        self.cell.end(code, outcome, self.no_endpoint, self.begun.elapsed());
+        let took = self.begun.elapsed();
+        self.cell.end(code, outcome, self.no_endpoint, took);
+        // Without an endpoint it was the arm that failed, or another arm that answered.
+        if let (false, Some(upstream)) = (self.no_endpoint, &self.sent_to) {
+            upstream.count(matches!(outcome, Outcome::Error | Outcome::GrpcError), took);
+        }
     }
 }

@@ -12,6 +12,8 @@ use proxy_api::latency;
 use proxy_api::v1beta1 as api;
 use routing::{Arm, Outcome, Route};
 
+use crate::pods::{PodCell, Pods};
+
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
 /// where thresholds are set.
 pub const BOUNDS_MICROS: [u64; 24] = [
@@ -53,6 +55,7 @@ pub struct Series {
     /// Name of the Service.
     pub service: String,
     cells: Vec<Arc<Cell>>,
+    pods: Pods,
 }
 
 /// One worker's share of a series.
@@ -74,7 +77,7 @@ pub struct Cell {
 }
 
 #[derive(Debug)]
-struct Buckets<const N: usize>([AtomicU64; N]);
+pub(crate) struct Buckets<const N: usize>(pub(crate) [AtomicU64; N]);
 
 impl<const N: usize> Default for Buckets<N> {
     fn default() -> Self {
@@ -112,7 +115,7 @@ pub struct Totals {
 }
 
 // Single writer: no read-modify-write instruction is needed.
-fn add(counter: &AtomicU64, value: u64) {
+pub(crate) fn add(counter: &AtomicU64, value: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(value), Relaxed);
 }
 
@@ -210,6 +213,19 @@ impl Registry {
     /// If `worker` is not below the number of workers.
     #[must_use]
     pub fn cell(&self, worker: usize, route: &Route, arm: Arm) -> Arc<Cell> {
+        Arc::clone(&self.series(route, arm).cells[worker])
+    }
+
+    /// Where `worker` counts what one pod of an arm answers; none if the pod has no name, or there are too many.
+    ///
+    /// # Panics
+    /// If `worker` is not below the number of workers.
+    #[must_use]
+    pub fn pod(&self, worker: usize, route: &Route, arm: Arm, pod: &str) -> Option<Arc<PodCell>> {
+        self.series(route, arm).pods.cell(pod, worker, self.workers)
+    }
+
+    fn series(&self, route: &Route, arm: Arm) -> Arc<Series> {
         let revision = match arm {
             Arm::Stable => &route.stable_revision,
             Arm::Canary => &route.canary_revision,
@@ -225,9 +241,10 @@ impl Registry {
                 canary: route.canary.clone(),
                 service: route.service.clone(),
                 cells: (0..self.workers).map(|_| Arc::default()).collect(),
+                pods: Pods::default(),
             })
         });
-        Arc::clone(&entry.cells[worker])
+        Arc::clone(entry)
     }
 
     /// Every series, in the order of uid, arm and revision.
@@ -252,13 +269,16 @@ impl Registry {
     /// The same numbers as the config stream carries them.
     #[must_use]
     pub fn arm_counters(&self) -> Vec<api::ArmCounters> {
-        let used = |(_, totals): &(Key, Totals)| totals.started > 0;
-        let series = self.snapshot().into_iter().map(|(key, series)| (key, series.totals())).filter(used);
-        series.map(|(key, totals)| message(key, totals)).collect()
+        let messages = self.snapshot().into_iter().map(|(key, series)| {
+            // Pods before their arm: what is read never shows more requests of pods than of the arm.
+            let pods = series.pods.counters();
+            message(key, series.totals(), pods)
+        });
+        messages.filter(|message| message.started > 0).collect()
     }
 }
 
-fn message(key: Key, totals: Totals) -> api::ArmCounters {
+fn message(key: Key, totals: Totals, pods: Vec<api::PodCounters>) -> api::ArmCounters {
     let (latency_index, latency_count) = totals.latency.into_iter().unzip();
     let arm = match key.arm {
         Arm::Stable => api::Arm::Stable,
@@ -278,6 +298,7 @@ fn message(key: Key, totals: Totals) -> api::ArmCounters {
         in_flight: totals.in_flight,
         latency_index,
         latency_count,
+        pods,
     }
 }
 

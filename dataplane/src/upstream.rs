@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -18,6 +19,7 @@ use tokio::task::spawn_local;
 
 use crate::body::RequestBody;
 use crate::listener::keep_alive;
+use crate::pods::PodCell;
 
 /// Idle connections kept per endpoint and worker; more are closed when they come back.
 const MAX_IDLE: usize = 256;
@@ -53,6 +55,8 @@ pub struct Upstream {
     latency: Cell<PeakEwma>,
     in_flight: Cell<u32>,
     retired: Cell<bool>,
+    /// Where its pod's requests are counted, if it serves as stable.
+    pod: RefCell<Option<Arc<PodCell>>>,
 }
 
 #[derive(Debug)]
@@ -148,6 +152,7 @@ impl Upstream {
             latency: Cell::new(PeakEwma::new(Duration::ZERO)),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
+            pod: RefCell::default(),
         }
     }
 
@@ -168,6 +173,18 @@ impl Upstream {
         let mut ewma = self.latency.get();
         ewma.observe(latency, self.started.elapsed());
         self.latency.set(ewma);
+    }
+
+    /// What it serves is counted in `pod` from here on.
+    pub fn count_in(&self, pod: Option<Arc<PodCell>>) {
+        *self.pod.borrow_mut() = pod;
+    }
+
+    /// A request that it was given is over.
+    pub fn count(&self, failed: bool, took: Duration) {
+        if let Some(pod) = &*self.pod.borrow() {
+            pod.end(failed, took);
+        }
     }
 
     /// In no arm any more: idle connections go now, the others when their request is over.

@@ -127,9 +127,15 @@ fn view(
                 Rc::clone(known.or_insert_with(|| Rc::new(Upstream::new(target.address))))
             })
             .collect(),
-        cell: registry.cell(worker, &port.route, arm),
+        // The arms are compared by the port that is split: what a further port serves is counted nowhere.
+        cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
     };
     let stable = arm(Arm::Stable, &port.stable);
     let canary = arm(Arm::Canary, &port.canary);
+    if port.split {
+        for (upstream, target) in stable.endpoints.iter().zip(&port.stable) {
+            upstream.count_in(registry.pod(worker, &port.route, Arm::Stable, &target.pod));
+        }
+    }
     PortView { port: Arc::clone(port), stable, canary }
 }

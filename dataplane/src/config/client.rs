@@ -146,7 +146,6 @@ async fn run(
     tracing::info!(server.address = %address, "config stream is up");
     let mut tick = tokio::time::interval(COUNTERS_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sequence = 0;
     loop {
         tokio::select! {
             message = incoming.message() => match message.map_err(Box::new)? {
@@ -164,18 +163,19 @@ async fn run(
                 None => return Err(StreamError::Ended),
             },
             _ = tick.tick() => {
-                sequence += 1;
-                send(&outgoing, Message::Counters(counters(operator, sequence)))?;
+                send(&outgoing, Message::Counters(counters(operator)))?;
             }
         }
     }
 }
 
-fn counters(operator: &Operator, sequence: u64) -> api::Counters {
+fn counters(operator: &Operator) -> api::Counters {
+    // Of the process, not of the stream: after a reconnect nothing that was counted before looks newer.
+    static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     api::Counters {
         incarnation: operator.incarnation,
-        sequence,
+        sequence: SEQUENCE.fetch_add(1, Relaxed),
         unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
         arms: operator.registry.arm_counters(),
     }

@@ -254,6 +254,9 @@ impl Connection<'_> {
                 (arm, tried) = (Arm::Stable, Vec::new());
                 continue;
             };
+            if arm == Arm::Stable {
+                record.sent_to(&upstream);
+            }
             match self.attempt(&upstream, view.port.route.connect_timeout, facts, record).await {
                 Ok(served) => return Ok(served),
                 Err(Failure::Unsent) => tried.push(upstream.address()),

@@ -6,5 +6,6 @@ mod common;
 mod configuration;
 mod http2;
 mod life;
+mod pods;
 mod requests;
 mod strict;
