@@ -17,7 +17,7 @@ use crate::world::{SOON, Shop, World};
 /// As the audit log names it.
 pub const USER: &str = "system:serviceaccount:sluice-system:sluice-operator";
 /// The operator's histogram: seconds from a weight's write to the last proxy's acknowledgement.
-pub const ACKNOWLEDGED_SECONDS: &str = "sluice_operator_route_ack_seconds";
+pub const ACKNOWLEDGED_SECONDS: &str = "sluice_operator_route_acknowledged_seconds";
 /// Without a request of the operator for so long, it is quiet.
 const QUIET: Duration = Duration::from_secs(3);
 

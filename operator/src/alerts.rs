@@ -6,6 +6,7 @@
 //! (at least once). Nothing here may delay or change a release.
 
 mod deliver;
+mod metrics;
 mod queue;
 mod slack;
 

@@ -30,6 +30,9 @@ use crate::{
 
 /// Longest time that letting the lease go may take; above the deadline of one call about it.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How often the controller shows that its task is not blocked, and after what silence `/livez` says so.
+const CONTROLLER_BEAT: Duration = Duration::from_secs(5);
+const CONTROLLER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the operator until SIGTERM or SIGINT.
 ///
@@ -73,7 +76,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker));
 
     let context = context(&args, &client, caches, publisher.clone(), metrics.clone(), authority, &stop)?;
-    lead(&args, &client, metrics, context, reconcile_wakes, &stop).await?;
+    lead(&args, &client, &health, metrics, context, reconcile_wakes, &stop).await?;
     publisher.shutdown();
     Ok(())
 }
@@ -96,6 +99,7 @@ fn context(
     };
     let measurer = Measurer::new(outbound.clone(), settings);
     let (outbox, sender, mut deliveries) = alerts::outbox(client.clone(), outbound);
+    metrics.register(|registry| registry.register_collector(Box::new(outbox.clone())));
     tokio::spawn(sender.run(stop.clone()));
     let (desk, events) = Desk::new(client.clone(), &args.pod_name, outbox);
     tokio::spawn(events);
@@ -137,6 +141,7 @@ async fn wake_on_acks(caches: Caches, publisher: Publisher, waker: Waker) {
 async fn lead(
     args: &RunArgs,
     client: &Client,
+    health: &Health,
     metrics: Metrics,
     context: Arc<Context>,
     wakes: tokio::sync::mpsc::Receiver<caches::Key>,
@@ -156,7 +161,19 @@ async fn lead(
         // An error means that the election has ended, which the select below sees.
         let _ = leading.wait_for(|leading| *leading).await;
         tracing::info!("leading");
-        controller::run(context, wakes).await;
+        // In one task with the controller: a pass that blocks it stops the beat, too.
+        let beat = health.beat("controller", CONTROLLER_LIMIT);
+        let beats = async {
+            let mut every = tokio::time::interval(CONTROLLER_BEAT);
+            loop {
+                every.tick().await;
+                beat.touch();
+            }
+        };
+        tokio::select! {
+            () = controller::run(context, wakes) => {}
+            () = beats => {}
+        }
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
