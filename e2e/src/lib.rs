@@ -15,6 +15,7 @@ pub mod prometheus;
 pub mod proxies;
 pub mod server;
 pub mod slack;
+pub mod standalone;
 pub mod watching;
 pub mod webhook;
 pub mod world;

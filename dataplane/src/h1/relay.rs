@@ -361,6 +361,9 @@ impl Connection<'_> {
     }
 
     async fn reject(&mut self, reject: Reject) -> Next {
+        if reject == request::NOT_HTTP {
+            return Next::Linger;
+        }
         self.refuse(reject.status, reject.reason).await
     }
 

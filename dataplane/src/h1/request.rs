@@ -80,6 +80,8 @@ const TOO_MANY: Reject =
 /// The head has no end within [`MAX_HEAD`].
 pub const TOO_LARGE: Reject =
     Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request head is too large" };
+/// The peer speaks another protocol: an answer in HTTP would mean nothing to it, the connection is closed.
+pub const NOT_HTTP: Reject = bad("not HTTP");
 /// A line of the head ends in a bare LF.
 pub const BARE_LF: Reject = bad("line ends in a bare LF");
 
@@ -110,8 +112,21 @@ fn unreadable(bytes: &[u8], error: httparse::Error) -> Reject {
             status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             reason: "only HTTP/1.0 and HTTP/1.1 are spoken here",
         },
+        Error::Version if names_no_http(bytes) => NOT_HTTP,
         Error::NewLine | Error::Status | Error::Token | Error::Version => bad("request line is not valid"),
     }
+}
+
+/// Whether the first line has the three words of a request line, of which the last names another protocol: a client
+/// of another protocol, or one that got HTTP/2's preface wrong (RFC 9113 §3.4).
+fn names_no_http(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ').skip(2);
+    let other = words.next().is_some_and(|word| {
+        let name = word.get(..5).unwrap_or(word);
+        !name.is_empty() && !name.eq_ignore_ascii_case(b"HTTP/")
+    });
+    other && words.next().is_none()
 }
 
 /// Whether the third word of the request line is the name of a version, only not of ours.

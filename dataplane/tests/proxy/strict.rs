@@ -71,6 +71,8 @@ async fn refused_requests_reach_no_endpoint_and_end_the_connection() {
         let shown = &request[..request.len().min(120)];
         assert_eq!(probe(&request).await, (vec![status], 0), "{shown:?}");
     }
+    // No request line of HTTP, and so no answer of HTTP.
+    assert_eq!(probe("INVALID CONNECTION PREFACE\r\n\r\n").await, (vec![], 0));
     // The head of these is in order, so the endpoint has seen it; it gets no body that it could misread.
     for body in
         ["0x2\r\nhi\r\n0\r\n\r\n", "+2\r\nhi\r\n0\r\n\r\n", "2\nhi\r\n0\r\n\r\n", "2;x\nhi\r\n0\r\n\r\n", "2\r\nhiX"]

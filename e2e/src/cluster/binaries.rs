@@ -1,4 +1,4 @@
-//! Builds the Go programs of `e2e/cluster` once per content.
+//! Builds the Go programs of `e2e/cluster` and `e2e/conformance` once per content.
 //!
 //! They are kept outside the checkout, in a folder named by the hash of their
 //! sources and `go.sum`, so that a fresh clone of the same version reuses
@@ -14,17 +14,46 @@ use sha2::{Digest as _, Sha256};
 
 use super::{preflight, process, progress};
 
-const SOURCES: [&str; 5] = ["go.mod", "go.sum", "main.go", "pause/main.go", "targets.go"];
 /// What clients expect to read from the server.
 const KUBERNETES_VERSION: &str = "v1.37.2";
 
-/// A program of the Go module.
+/// A Go module of this crate.
+#[derive(Clone, Copy, Debug)]
+enum Module {
+    Cluster,
+    Conformance,
+}
+
+impl Module {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Conformance => "conformance",
+        }
+    }
+
+    /// What decides about its programs.
+    fn sources(self) -> &'static [&'static str] {
+        match self {
+            Self::Cluster => &["go.mod", "go.sum", "main.go", "pause/main.go", "targets.go"],
+            Self::Conformance => &["go.mod", "go.sum", "h2spec/main.go"],
+        }
+    }
+}
+
+/// A program of one of the Go modules.
 #[derive(Clone, Copy, Debug)]
 pub enum Program {
     /// All of Kubernetes, etcd and CoreDNS in one.
     Cluster,
     Pause,
     Helm,
+    /// The suite of HTTP/2 cases, in strict mode.
+    H2spec,
+    /// grpc-go's client of gRPC's interoperability tests.
+    GrpcClient,
+    /// grpc-go's server of them.
+    GrpcServer,
 }
 
 impl Program {
@@ -33,6 +62,16 @@ impl Program {
             Self::Cluster => "sluice-cluster",
             Self::Pause => "pause",
             Self::Helm => "helm",
+            Self::H2spec => "h2spec",
+            Self::GrpcClient => "grpc-client",
+            Self::GrpcServer => "grpc-server",
+        }
+    }
+
+    fn module(self) -> Module {
+        match self {
+            Self::Cluster | Self::Pause | Self::Helm => Module::Cluster,
+            Self::H2spec | Self::GrpcClient | Self::GrpcServer => Module::Conformance,
         }
     }
 
@@ -41,14 +80,17 @@ impl Program {
             Self::Cluster => ".",
             Self::Pause => "./pause",
             Self::Helm => "helm.sh/helm/v4/cmd/helm",
+            Self::H2spec => "./h2spec",
+            Self::GrpcClient => "google.golang.org/grpc/interop/client",
+            Self::GrpcServer => "google.golang.org/grpc/interop/server",
         }
     }
 
     fn expectation(self) -> &'static str {
         match self {
             Self::Cluster => "about 7 minutes on 2 cores, once",
-            Self::Pause => "seconds",
-            Self::Helm => "about a minute, once",
+            Self::Pause | Self::H2spec => "seconds",
+            Self::Helm | Self::GrpcClient | Self::GrpcServer => "about a minute, once",
         }
     }
 }
@@ -58,11 +100,12 @@ impl Program {
 /// # Errors
 /// When the build fails; the message holds the compiler's.
 pub fn ensure(program: Program) -> Result<PathBuf> {
-    let path = folder()?.join(program.name());
+    let folder = folder(program.module())?;
+    let path = folder.join(program.name());
     if path.exists() {
         return Ok(path);
     }
-    fs::create_dir_all(folder()?)?;
+    fs::create_dir_all(&folder)?;
     // Another process may be compiling it: then this one has nothing to do.
     let lock = fs::File::create(path.with_extension("lock"))?;
     lock.lock().context("cannot wait for another build")?;
@@ -83,11 +126,15 @@ pub fn helm() -> Result<PathBuf> {
     }
 }
 
-/// The content hash of the Go module: names a build.
+/// The content hash of the cluster's Go module: names a build.
 pub fn content_hash() -> Result<String> {
+    hash(Module::Cluster)
+}
+
+fn hash(module: Module) -> Result<String> {
     let mut hash = Sha256::new();
-    for source in SOURCES {
-        let path = module().join(source);
+    for source in module.sources() {
+        let path = checkout(module).join(source);
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         hash.update(&bytes);
     }
@@ -97,7 +144,7 @@ pub fn content_hash() -> Result<String> {
 fn build(program: Program, path: &Path) -> Result<()> {
     let name = program.name();
     progress(&format!("compiling {name} ({})", program.expectation()));
-    let folder = folder()?;
+    let folder = folder(program.module())?;
     // Renamed when whole: an interrupted build leaves no half program.
     let partial = folder.join(format!(".{name}.{}", std::process::id()));
     let log_path = folder.join(format!("{name}.log"));
@@ -106,7 +153,7 @@ fn build(program: Program, path: &Path) -> Result<()> {
         .args(["build", "-buildvcs=false", "-trimpath", "-ldflags", &link_flags(), "-o"])
         .arg(&partial)
         .arg(program.package())
-        .current_dir(module())
+        .current_dir(checkout(program.module()))
         .env("CGO_ENABLED", "0")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -130,16 +177,19 @@ fn link_flags() -> String {
 }
 
 /// The Go module in the checkout this program was built from.
-fn module() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster")
+fn checkout(module: Module) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(module.folder())
 }
 
-fn folder() -> Result<PathBuf> {
-    Ok(cache()?.join("bin").join(content_hash()?))
+fn folder(module: Module) -> Result<PathBuf> {
+    Ok(cache()?.join("bin").join(hash(module)?))
 }
 
-/// `$XDG_CACHE_HOME/sluice` (XDG Base Directory Specification).
-fn cache() -> Result<PathBuf> {
+/// `$XDG_CACHE_HOME/sluice` (XDG Base Directory Specification): for what is made once and outlives a checkout.
+///
+/// # Errors
+/// When neither that nor `HOME` is set.
+pub fn cache() -> Result<PathBuf> {
     let base = match (env::var_os("XDG_CACHE_HOME"), env::var_os("HOME")) {
         (Some(cache), _) if !cache.is_empty() => PathBuf::from(cache),
         (_, Some(home)) => PathBuf::from(home).join(".cache"),
