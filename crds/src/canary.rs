@@ -123,6 +123,9 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub step_checks: Option<i32>,
+    /// Clients keep the version that they saw first, as long as the weight does not fall below them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity: Option<SessionAffinity>,
     /// What is measured. Absent: `request-success-rate` of at least 99 %.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
@@ -131,6 +134,26 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub alerts: Option<Vec<Alert>>,
+}
+
+/// By what clients are told apart while a release runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.cookieName) != has(self.headerName)").message("sessionAffinity takes either cookieName or headerName"))]
+#[x_kube(validation = Rule::new("!has(self.maxAge) || has(self.cookieName)").message("sessionAffinity.maxAge needs sessionAffinity.cookieName"))]
+pub struct SessionAffinity {
+    /// Cookie that the proxies set, with `Path=/; HttpOnly; SameSite=Lax`; one of its own for each Canary behind a host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^_?[A-Za-z0-9.~-][A-Za-z0-9._~-]*$"))]
+    pub cookie_name: Option<String>,
+    /// Seconds that the cookie is kept; 86400 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub max_age: Option<i32>,
+    /// Request header that names the user: its value is hashed. Requests without it are split as they come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9-]+$"))]
+    pub header_name: Option<String>,
 }
 
 /// One measured value and the range it must lie in.
@@ -305,6 +328,9 @@ fn default_target_api_version() -> String {
 pub fn default_interval() -> String {
     "10s".to_owned()
 }
+
+/// `analysis.sessionAffinity.maxAge` where it is absent: Flagger's.
+pub const DEFAULT_MAX_AGE_SECONDS: u32 = 86_400;
 
 /// `analysis.threshold` where it is absent.
 #[must_use]

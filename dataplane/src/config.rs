@@ -36,7 +36,7 @@ pub enum Event {
     /// The stream is open; acknowledgements go to `acks`.
     Connected(StreamId, mpsc::Sender<api::Ack>),
     /// The replica said something.
-    Message(StreamId, api::from_operator::Message),
+    Message(StreamId, Box<api::from_operator::Message>),
     /// The stream is over.
     Disconnected(StreamId),
 }
@@ -154,7 +154,7 @@ impl Updates {
                 }
                 Event::Message(id, message) => {
                     use api::from_operator::Message;
-                    match message {
+                    match *message {
                         Message::Snapshot(snapshot) => {
                             first |= !std::mem::replace(&mut self.configured, true);
                             answers.extend(snapshot.routes.iter().map(|route| (id, route.clone())));

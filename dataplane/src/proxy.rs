@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use routing::{Arm, Protocol, balance};
+use routing::{Affinity, Arm, Choice, Protocol, balance};
 
 use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
@@ -36,7 +36,8 @@ pub async fn handle(
 ) -> Response<ResponseBody> {
     let view = slot.current();
     let route = &view.port.route;
-    let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
+    let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let Choice { arm, told } = view.port.choose(fields, worker.random());
     let mut record = Record::begin(&view.arm(arm).cell, route.counter);
     let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
     let switching = upgrade::requested(&mut request);
@@ -54,12 +55,24 @@ pub async fn handle(
             }
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             forward::response(response.headers_mut(), switched);
+            if let (Some(bucket), Some(affinity)) = (told, &route.affinity) {
+                set_cookie(response.headers_mut(), affinity, bucket);
+            }
             if let (true, Some(switching)) = (switched, switching) {
                 return switching.complete(response, record, lease);
             }
             let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
             response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, Some(record), lease, deadline))))
         }
+    }
+}
+
+/// Tells a new client where it belongs.
+fn set_cookie(headers: &mut HeaderMap, affinity: &Affinity, bucket: u8) {
+    let mut value = Vec::new();
+    affinity.write_cookie(bucket, &mut value);
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.append(header::SET_COOKIE, value);
     }
 }
 

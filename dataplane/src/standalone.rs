@@ -80,7 +80,20 @@ struct Route {
     request_timeout: Option<String>,
     #[serde(default)]
     connect_timeout: Option<String>,
+    #[serde(default)]
+    session_affinity: Option<SessionAffinity>,
     listeners: Vec<Listener>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SessionAffinity {
+    #[serde(default)]
+    cookie_name: String,
+    #[serde(default = "default_max_age")]
+    max_age: u32,
+    #[serde(default)]
+    header_name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +124,11 @@ enum Protocol {
 
 fn default_namespace() -> String {
     "default".to_owned()
+}
+
+/// As `analysis.sessionAffinity.maxAge` of the CRD.
+fn default_max_age() -> u32 {
+    86_400
 }
 
 fn default_split() -> bool {
@@ -166,6 +184,11 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
         stable_revision: route.stable_revision,
         canary_revision: route.canary_revision,
         http: Some(http),
+        affinity: route.session_affinity.map(|affinity| api::Affinity {
+            cookie: affinity.cookie_name,
+            max_age_seconds: affinity.max_age,
+            header: affinity.header_name,
+        }),
     })
 }
 
@@ -252,8 +275,8 @@ mod tests {
     #[test]
     fn a_file_says_what_the_stream_would() {
         let routes = check(
-            "routes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  listeners:\n  \
-             - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
+            "routes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  sessionAffinity: {cookieName: sid}\n  \
+             listeners:\n  - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
         )
         .unwrap();
         let route = &routes[0];
@@ -261,6 +284,8 @@ mod tests {
             (route.uid.as_str(), route.canary.as_str(), route.weight, route.counter),
             ("default/web", "web", 10, 3)
         );
+        let affinity = api::Affinity { cookie: "sid".into(), max_age_seconds: 86_400, header: String::new() };
+        assert_eq!(route.affinity, Some(affinity));
         assert_eq!(route.http.unwrap().request_timeout_ms, 15_000);
         assert_eq!((route.listeners[0].port, route.listeners[1].port), (8080, 9090));
         assert_eq!(route.listeners[0].canary[0].address, "::1");
@@ -274,6 +299,10 @@ mod tests {
             ("routes:\n- service: web\n  wait: 1\n  listeners: []\n", "unknown field `wait`"),
             ("routes:\n- service: web\n  weight: 101\n  listeners: [{}]\n", "weight is 101, must be at most 100"),
             ("routes:\n- service: web\n  requestTimeout: '15'\n  listeners: [{}]\n", "must end in ms, s or m"),
+            (
+                "routes:\n- service: web\n  sessionAffinity: {}\n  listeners: [{}]\n",
+                "takes either a cookie or a header",
+            ),
             (
                 "routes:\n- {service: a, listeners: [{}]}\n- {service: b, listeners: [{}]}\n",
                 "port 8080 belongs to default/a",

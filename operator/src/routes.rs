@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use crds::Canary;
+use crds::{Canary, canary::DEFAULT_MAX_AGE_SECONDS};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
 };
 use kube::ResourceExt;
-use proxy_api::v1beta1::{Endpoint, HttpPolicy, Listener, Protocol, Route};
+use proxy_api::v1beta1::{Affinity, Endpoint, HttpPolicy, Listener, Protocol, Route};
 
 use crate::{
     services::{self, Asked, AskedPort},
@@ -81,6 +81,18 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         stable_revision: status.stable_revision.clone().unwrap_or_default(),
         canary_revision: tested.cloned().unwrap_or_default(),
         http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0 }),
+        affinity: affinity(canary),
+    })
+}
+
+/// `spec.analysis.sessionAffinity`; the proxies apply it while the weight leaves a choice.
+fn affinity(canary: &Canary) -> Option<Affinity> {
+    let asked = canary.spec.analysis.as_ref()?.session_affinity.as_ref()?;
+    let max_age = asked.max_age.and_then(|seconds| u32::try_from(seconds).ok());
+    Some(Affinity {
+        cookie: asked.cookie_name.clone().unwrap_or_default(),
+        max_age_seconds: max_age.unwrap_or(DEFAULT_MAX_AGE_SECONDS),
+        header: asked.header_name.clone().unwrap_or_default(),
     })
 }
 
@@ -290,8 +302,23 @@ mod tests {
             stable_revision: "s1".to_owned(),
             canary_revision: "c2".to_owned(),
             http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0 }),
+            affinity: None,
         };
         assert_eq!(route(&at("Progressing", 25)), wanted);
+    }
+
+    #[test]
+    fn session_affinity_goes_with_the_route() {
+        let with = |affinity: Value| {
+            let mut canary = at("Progressing", 25);
+            canary.spec.analysis = Some(serde_json::from_value(json!({ "sessionAffinity": affinity })).unwrap());
+            route(&canary).affinity.unwrap()
+        };
+        let cookie = Affinity { cookie: "sid".to_owned(), max_age_seconds: 86_400, header: String::new() };
+        assert_eq!(with(json!({ "cookieName": "sid" })), cookie);
+        let short = Affinity { max_age_seconds: 60, ..cookie };
+        assert_eq!(with(json!({ "cookieName": "sid", "maxAge": 60 })), short);
+        assert_eq!(with(json!({ "headerName": "x-user" })).header, "x-user");
     }
 
     #[test]

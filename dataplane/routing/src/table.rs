@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use proxy_api::v1beta1 as api;
 
-use crate::split::{Split, mix};
+use crate::affinity::{self, Affinity};
+use crate::split::{Arm, Split, mix};
 
 /// Time to establish a connection where the route does not say; pods of one cluster answer in a few milliseconds or not
 /// at all.
@@ -45,6 +46,8 @@ pub struct Route {
     pub request_timeout: Option<Duration>,
     /// Longest time to establish a connection to an endpoint.
     pub connect_timeout: Duration,
+    /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
+    pub affinity: Option<Affinity>,
     /// Keeps its positions over changes of the route.
     pub split: Arc<Split>,
     listening: Vec<u16>,
@@ -67,6 +70,15 @@ pub struct Port {
     pub stable: Vec<Target>,
     /// Endpoints of the canary arm.
     pub canary: Vec<Target>,
+}
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The version.
+    pub arm: Arm,
+    /// Bucket to tell the client with the answer, by [`Affinity::write_cookie`].
+    pub told: Option<u8>,
 }
 
 /// One endpoint of an arm.
@@ -109,6 +121,9 @@ pub enum Refusal {
     /// Protocol that this proxy does not know.
     #[error("protocol {0} is not known to this proxy")]
     Protocol(i32),
+    /// Session affinity that cannot be carried out.
+    #[error(transparent)]
+    Affinity(#[from] affinity::Invalid),
     /// Another route has the port.
     #[error("port {port} belongs to {holder}")]
     Taken {
@@ -117,6 +132,19 @@ pub enum Refusal {
         /// `<namespace>/<canary>` that has it.
         holder: String,
     },
+}
+
+impl Port {
+    /// The arm of a request with these header fields; `random` is used where a client is new.
+    pub fn choose<'a>(&self, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>, random: u64) -> Choice {
+        let route = &self.route;
+        let (arm, told) = match &route.affinity {
+            _ if !self.split => (Arm::Stable, None),
+            None => (route.split.pick(route.weight), None),
+            Some(affinity) => affinity.pick(affinity.bucket(fields), &route.split, route.weight, random),
+        };
+        Choice { arm, told }
+    }
 }
 
 impl Table {
@@ -182,6 +210,8 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
     let listening = route.listeners.iter().map(|listener| port(listener.port)).collect::<Result<Vec<_>, _>>()?;
     let http = route.http.unwrap_or_default();
     let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
+    let affinity = route.affinity.as_ref();
+    let affinity = affinity.map(|a| Affinity::compile(a, &route.uid, &route.canary_revision)).transpose()?;
     let compiled = Arc::new(Route {
         uid: route.uid.clone(),
         counter: route.counter,
@@ -193,6 +223,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         canary_revision: route.canary_revision.clone(),
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         split,
         listening,
     });

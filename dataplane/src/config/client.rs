@@ -150,7 +150,7 @@ async fn run(
         tokio::select! {
             message = incoming.message() => match message.map_err(Box::new)? {
                 Some(api::FromOperator { message: Some(message) }) => {
-                    if events.send(Event::Message(id, message)).await.is_err() {
+                    if events.send(Event::Message(id, Box::new(message))).await.is_err() {
                         return Err(StreamError::Ended);
                     }
                 }

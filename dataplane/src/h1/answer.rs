@@ -33,6 +33,8 @@ const TAKE_SECONDS: u64 = 60;
 pub struct Context<'a> {
     /// The request.
     pub facts: Facts,
+    /// Header lines that the final head gets in addition.
+    pub added: &'a [u8],
     /// The client's limits.
     pub watch: &'a Watch,
     /// Set as soon as the final head is on its way.
@@ -152,6 +154,12 @@ fn open(context: &Context<'_>, bytes: &[u8], out: &mut Vec<u8>, record: &mut Rec
     let undelimited = facts.http10 && matches!(head.framing, Framing::Chunked | Framing::Close);
     let close = !facts.keep_alive || context.worker.current_phase() >= Phase::Draining || undelimited;
     head.write(Towards { http10: facts.http10, close, switching: switched }, out);
+    if !context.added.is_empty() {
+        // Before the empty line.
+        out.truncate(out.len() - 2);
+        out.extend_from_slice(context.added);
+        out.extend_from_slice(b"\r\n");
+    }
     let answered = Answered { keep_client: !close, keep_endpoint: head.keep_alive, switched };
     Ok(Opened::Final { framing: head.framing, answered })
 }

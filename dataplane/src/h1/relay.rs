@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use routing::Arm;
+use routing::{Arm, Choice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -55,6 +55,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
         buffer: BytesMut::from(start),
         out: Vec::new(),
         scratch: Vec::new(),
+        added: Vec::new(),
         answered: Cell::new(false),
     };
     if watch.guard(connection.run()).await.is_none() && watch.stage() == Stage::Head {
@@ -77,8 +78,17 @@ struct Connection<'a> {
     out: Vec<u8>,
     /// Room for what is written to the client.
     scratch: Vec<u8>,
+    /// Header lines that the endpoint's answer gets in addition.
+    added: Vec<u8>,
     /// The head of the answer is on its way: no other answer can be given.
     answered: Cell<bool>,
+}
+
+/// A request whose head was read.
+struct Opened {
+    facts: Facts,
+    view: Rc<PortView>,
+    arm: Arm,
 }
 
 /// What becomes of the client's connection.
@@ -107,7 +117,7 @@ impl Connection<'_> {
         loop {
             let next = match self.read_head().await {
                 Ok(Some(length)) => match self.open(length) {
-                    Ok(facts) => self.exchange(facts).await,
+                    Ok(opened) => self.exchange(opened).await,
                     Err(reject) => self.reject(reject).await,
                 },
                 Ok(None) => Next::Close,
@@ -159,18 +169,26 @@ impl Connection<'_> {
         }
     }
 
-    /// Parses the head and leaves in `out` what the endpoint gets of it.
-    fn open(&mut self, length: usize) -> Result<Facts, Reject> {
+    /// Parses the head, leaves in `out` what the endpoint gets of it, and picks the arm.
+    fn open(&mut self, length: usize) -> Result<Opened, Reject> {
         let mut room = response::room();
         let head = request::parse(&self.buffer[..length], &mut room)?;
         self.out.clear();
         head.write(&self.client, &mut self.out);
-        let facts = head.facts;
+        let (facts, view) = (head.facts, self.slot.current());
+        let fields = head.headers.iter().map(|header| (header.name, header.value));
+        let Choice { arm, told } = view.port.choose(fields, self.worker.random());
+        self.added.clear();
+        if let (Some(bucket), Some(affinity)) = (told, &view.port.route.affinity) {
+            self.added.extend_from_slice(b"set-cookie: ");
+            affinity.write_cookie(bucket, &mut self.added);
+            self.added.extend_from_slice(b"\r\n");
+        }
         self.buffer.advance(length);
-        Ok(facts)
+        Ok(Opened { facts, view, arm })
     }
 
-    async fn exchange(&mut self, mut facts: Facts) -> Next {
+    async fn exchange(&mut self, Opened { mut facts, view, arm }: Opened) -> Next {
         if let Framing::Length(length) = facts.framing
             && length <= REPLAY
             && length <= self.buffer.len() as u64
@@ -181,9 +199,7 @@ impl Connection<'_> {
         }
         self.watch.busy();
         self.answered.set(false);
-        let view = self.slot.current();
         let route = &view.port.route;
-        let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
         let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
         let served = self.forward(&view, arm, facts, &mut record);
@@ -320,8 +336,14 @@ impl Connection<'_> {
             return Err(silent);
         }
         let uploaded = Cell::new(facts.framing == Framing::None);
-        let context =
-            Context { facts, watch: self.watch, answered: &self.answered, uploaded: &uploaded, worker: self.worker };
+        let context = Context {
+            facts,
+            added: &self.added,
+            watch: self.watch,
+            answered: &self.answered,
+            uploaded: &uploaded,
+            worker: self.worker,
+        };
         let mut received = BytesMut::new();
         let mut answer_out = std::mem::take(&mut self.scratch);
         let answered = {

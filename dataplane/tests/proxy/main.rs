@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "the modules of a test binary share one harness")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
+mod affinity;
 mod common;
 mod configuration;
 mod http2;
