@@ -90,7 +90,7 @@ fn measure(load: Load, bench: &Bench, proxy: &Running, seconds: u64) -> Result<S
         Load::Small | Load::Download | Load::Upload => proxy.http1,
         Load::Http2 | Load::Grpc => proxy.http2,
     };
-    bench.tools.measure(load, to, &proxy.guest, std::time::Duration::from_secs(seconds))
+    bench.tools.measure(load, to, &proxy.guest, &bench.origin, std::time::Duration::from_secs(seconds))
 }
 
 fn tell(row: &Row, running: &[Running], rounds: &[BTreeMap<Kind, Sample>], report: &mut Report) {
@@ -107,6 +107,7 @@ fn tell(row: &Row, running: &[Running], rounds: &[BTreeMap<Kind, Sample>], repor
         figure("MiB/s", &|sample| sample.done.per_second * LARGE as f64 / 1024.0 / 1024.0);
     }
     figure("share of its core", &|sample| sample.busy);
+    figure("canary's share, %", &|sample| sample.canary);
     figure("failed requests", &|sample| sample.done.failed as f64);
     for Promise { of, peer, limit } in row.bars {
         let value = |sample: &Sample| match of {

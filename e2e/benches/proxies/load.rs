@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::guest::Guest;
+use crate::origin::Origin;
 use crate::peers;
 
 /// Requests under way at a time.
@@ -55,6 +56,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_micros: f64,
     /// Share of one core that the proxy used, 0..=1 per worker.
     pub(crate) busy: f64,
+    /// Percent of the requests that went to the canary.
+    pub(crate) canary: f64,
 }
 
 impl Tools {
@@ -78,15 +81,24 @@ impl Tools {
     }
 
     /// Runs a load for `time` and measures what it costs `guest`.
-    pub(crate) fn measure(&self, load: Load, to: SocketAddr, guest: &Guest, time: Duration) -> Result<Sample> {
-        let before = guest.cpu_micros()?;
+    pub(crate) fn measure(
+        &self,
+        load: Load,
+        to: SocketAddr,
+        guest: &Guest,
+        origin: &Origin,
+        time: Duration,
+    ) -> Result<Sample> {
+        let (before, counts) = (guest.cpu_micros()?, origin.counts());
         let done = self.run(load, to, time)?;
         let cpu = guest.cpu_micros()? - before;
         if done.requests == 0 {
             bail!("no request was answered");
         }
         let seconds = done.requests as f64 / done.per_second;
-        Ok(Sample { done, cpu_micros: cpu / done.requests as f64, busy: cpu / 1e6 / seconds })
+        let [stable, canary] = std::array::from_fn(|arm| (origin.counts()[arm] - counts[arm]) as f64);
+        let canary = 100.0 * canary / (stable + canary);
+        Ok(Sample { done, cpu_micros: cpu / done.requests as f64, busy: cpu / 1e6 / seconds, canary })
     }
 
     /// Runs a load for `time`.

@@ -5,6 +5,7 @@
 mod costs;
 mod guest;
 mod load;
+mod memory;
 mod origin;
 mod peers;
 mod report;
@@ -85,7 +86,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<Vec<String>> {
-    let names: Vec<&str> = costs::ROWS.iter().map(|row| row.name).collect();
+    let names: Vec<&str> = costs::ROWS.iter().map(|row| row.name).chain([memory::NAME]).collect();
     if let Some(unknown) = args.rows.iter().find(|row| !names.contains(&row.as_str())) {
         bail!("there is no row {unknown}; there are {}", names.join(", "));
     }
@@ -102,6 +103,9 @@ fn run(args: Args) -> Result<Vec<String>> {
     let bench = Bench { peers, origin, tools, cores, folder, rounds, seconds, clients: (files - 200) / 2 };
     for row in costs::ROWS.iter().filter(|row| wanted(row.name)) {
         costs::run(row, &bench, &mut report)?;
+    }
+    if wanted(memory::NAME) {
+        memory::run(&bench, &mut report)?;
     }
     println!("{}", report.table());
     let path = bench.folder.join("proxies.json");
