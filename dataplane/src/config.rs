@@ -32,6 +32,7 @@ const EVENTS: usize = 256;
 
 /// What happens on the stream to one replica.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are messages, and at most EVENTS wait")]
 pub enum Event {
     /// The stream is open; acknowledgements go to `acks`.
     Connected(StreamId, mpsc::Sender<api::Ack>),
@@ -200,6 +201,7 @@ impl Updates {
                     self.refused.remove(&route.uid);
                 }
                 Err(error) => {
+                    let error = Chain(&error);
                     tracing::warn!(canary = route.canary, counter = route.counter, %error, "route refused");
                     self.refused.insert(route.uid.clone(), error.to_string());
                 }

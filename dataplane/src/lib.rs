@@ -20,6 +20,7 @@ pub mod pods;
 pub mod process;
 pub mod proxy;
 pub mod record;
+pub mod rules;
 pub mod server;
 pub mod splice;
 pub mod standalone;

@@ -19,7 +19,7 @@ use crate::record::Record;
 use crate::upstream::{Lease, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
-use crate::{forward, upgrade};
+use crate::{forward, rules, upgrade};
 
 /// Endpoints of one arm that are tried for one request. Refused connections fail at once; with the default connect
 /// timeout, dead nodes cost a client at most this many seconds per arm.
@@ -36,10 +36,18 @@ pub async fn handle(
 ) -> Response<ResponseBody> {
     let view = slot.current();
     let route = &view.port.route;
+    let decision = match &route.rules {
+        None => None,
+        Some(known) => known.decide(&rules::view(&request), worker.random()),
+    };
+    if let Some(own) = rules::own_answer(decision.as_ref()).await {
+        return answer(rules::status(own), own.cause.text());
+    }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let Choice { arm, told } = view.port.choose(fields, worker.random());
     let mut record = Record::begin(&view.arm(arm).cell, route.counter);
-    let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+    let deadline = rules::request_timeout(route, decision.as_ref())
+        .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
     let switching = upgrade::requested(&mut request);
     let exchange = exchange(worker, &view, arm, client, request, &mut record);
     let answer = match deadline {

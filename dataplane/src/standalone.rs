@@ -172,6 +172,7 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
     let http = api::HttpPolicy {
         request_timeout_ms: millis(route.request_timeout.as_deref())?,
         connect_timeout_ms: millis(route.connect_timeout.as_deref())?,
+        rules: Vec::new(),
     };
     Ok(api::Route {
         uid,
@@ -286,7 +287,7 @@ mod tests {
         );
         let affinity = api::Affinity { cookie: "sid".into(), max_age_seconds: 86_400, header: String::new() };
         assert_eq!(route.affinity, Some(affinity));
-        assert_eq!(route.http.unwrap().request_timeout_ms, 15_000);
+        assert_eq!(route.http.as_ref().unwrap().request_timeout_ms, 15_000);
         assert_eq!((route.listeners[0].port, route.listeners[1].port), (8080, 9090));
         assert_eq!(route.listeners[0].canary[0].address, "::1");
         assert!(route.listeners[0].split && !route.listeners[1].split);

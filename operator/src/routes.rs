@@ -80,7 +80,7 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         weight: u32::try_from(status.canary_weight.clamp(0, 100)).unwrap_or_default(),
         stable_revision: status.stable_revision.clone().unwrap_or_default(),
         canary_revision: tested.cloned().unwrap_or_default(),
-        http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0 }),
+        http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0, rules: Vec::new() }),
         affinity: affinity(canary),
     })
 }
@@ -301,7 +301,7 @@ mod tests {
             weight: 25,
             stable_revision: "s1".to_owned(),
             canary_revision: "c2".to_owned(),
-            http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0 }),
+            http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0, rules: Vec::new() }),
             affinity: None,
         };
         assert_eq!(route(&at("Progressing", 25)), wanted);

@@ -1,13 +1,15 @@
 //! Every per-request decision of the proxy, and which configuration is in force. Pure: no sockets, no clock, no
 //! randomness of its own; time and random numbers are passed in.
 //!
-//! Order of a request: [`table`] finds the port's route, [`affinity`] or [`split`] picks the arm, [`balance`] the
-//! endpoint, [`classify`] judges the answer. [`merge`] decides which operator replica's word counts.
+//! Order of a request: [`table`] finds the port's route, [`rules`] say what else is done with it, [`affinity`] or
+//! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer. [`merge`] decides which operator
+//! replica's word counts.
 
 pub mod affinity;
 pub mod balance;
 pub mod classify;
 pub mod merge;
+pub mod rules;
 pub mod split;
 pub mod table;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use proxy_api::v1beta1 as api;
 
 use crate::affinity::{self, Affinity};
+use crate::rules::{RuleError, Rules};
 use crate::split::{Arm, Split, mix};
 
 /// Time to establish a connection where the route does not say; pods of one cluster answer in a few milliseconds or not
@@ -48,6 +49,8 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
+    /// What is done with single requests; none: forwarded, all of them.
+    pub rules: Option<Rules>,
     /// Keeps its positions over changes of the route.
     pub split: Arc<Split>,
     listening: Vec<u16>,
@@ -124,6 +127,9 @@ pub enum Refusal {
     /// Session affinity that cannot be carried out.
     #[error(transparent)]
     Affinity(#[from] affinity::Invalid),
+    /// A rule that has no meaning.
+    #[error("rules are not valid")]
+    Rules(#[from] RuleError),
     /// Another route has the port.
     #[error("port {port} belongs to {holder}")]
     Taken {
@@ -208,7 +214,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
     }
     let weight = u8::try_from(route.weight).ok().filter(|w| *w <= 100).ok_or(Refusal::Weight(route.weight))?;
     let listening = route.listeners.iter().map(|listener| port(listener.port)).collect::<Result<Vec<_>, _>>()?;
-    let http = route.http.unwrap_or_default();
+    let http = route.http.clone().unwrap_or_default();
     let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
     let affinity = route.affinity.as_ref();
     let affinity = affinity.map(|a| Affinity::compile(a, &route.uid, &route.canary_revision)).transpose()?;
@@ -224,6 +230,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
+        rules: Rules::compile(&http.rules)?,
         split,
         listening,
     });

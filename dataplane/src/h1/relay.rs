@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
+use routing::rules::{Answer, Decision};
 use routing::{Arm, Choice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +25,7 @@ use crate::h1::text::HeadScan;
 use crate::h1::upload::{self, UploadError};
 use crate::proxy::{FAILURE_LATENCY, pick};
 use crate::record::Record;
+use crate::rules;
 use crate::splice;
 use crate::upstream::Upstream;
 use crate::view::{PortView, Slot};
@@ -88,6 +90,7 @@ struct Connection<'a> {
 struct Opened {
     facts: Facts,
     view: Rc<PortView>,
+    decision: Option<Decision>,
     arm: Arm,
 }
 
@@ -173,11 +176,19 @@ impl Connection<'_> {
     fn open(&mut self, length: usize) -> Result<Opened, Reject> {
         let mut room = response::room();
         let head = request::parse(&self.buffer[..length], &mut room)?;
+        let (facts, view) = (head.facts, self.slot.current());
+        let rules = view.port.route.rules.as_ref();
+        let decision = rules.and_then(|rules| rules.decide(&head.view(), self.worker.random()));
         self.out.clear();
         head.write(&self.client, &mut self.out);
-        let (facts, view) = (head.facts, self.slot.current());
-        let fields = head.headers.iter().map(|header| (header.name, header.value));
-        let Choice { arm, told } = view.port.choose(fields, self.worker.random());
+        let Choice { arm, told } = match &decision {
+            // No arm's: it must not move the split.
+            Some(Decision { answer: Some(_), .. }) => Choice { arm: Arm::Stable, told: None },
+            _ => {
+                let fields = head.headers.iter().map(|header| (header.name, header.value));
+                view.port.choose(fields, self.worker.random())
+            }
+        };
         self.added.clear();
         if let (Some(bucket), Some(affinity)) = (told, &view.port.route.affinity) {
             self.added.extend_from_slice(b"set-cookie: ");
@@ -185,10 +196,10 @@ impl Connection<'_> {
             self.added.extend_from_slice(b"\r\n");
         }
         self.buffer.advance(length);
-        Ok(Opened { facts, view, arm })
+        Ok(Opened { facts, view, decision, arm })
     }
 
-    async fn exchange(&mut self, Opened { mut facts, view, arm }: Opened) -> Next {
+    async fn exchange(&mut self, Opened { mut facts, view, decision, arm }: Opened) -> Next {
         if let Framing::Length(length) = facts.framing
             && length <= REPLAY
             && length <= self.buffer.len() as u64
@@ -199,9 +210,13 @@ impl Connection<'_> {
         }
         self.watch.busy();
         self.answered.set(false);
+        if let Some(answer) = rules::own_answer(decision.as_ref()).await {
+            return self.answer_itself(answer, facts).await;
+        }
         let route = &view.port.route;
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
-        let deadline = route.request_timeout.map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+        let deadline = rules::request_timeout(route, decision.as_ref())
+            .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
         let served = self.forward(&view, arm, facts, &mut record);
         let served = match deadline {
             None => served.await,
@@ -244,6 +259,19 @@ impl Connection<'_> {
         let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
         self.out.clear();
         answer::own(&mut self.out, status, &error.to_string(), !keep, facts.head_method);
+        let (_, mut to) = self.stream.split();
+        match answer::write(&mut to, self.watch, &self.out).await {
+            Ok(()) if keep => Next::Request,
+            Ok(()) => Next::Linger,
+            Err(_) => Next::Close,
+        }
+    }
+
+    /// Answers instead of an endpoint, because a rule says so.
+    async fn answer_itself(&mut self, own: &Answer, facts: Facts) -> Next {
+        let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
+        self.out.clear();
+        answer::own(&mut self.out, rules::status(own), own.cause.text(), !keep, facts.head_method);
         let (_, mut to) = self.stream.split();
         match answer::write(&mut to, self.watch, &self.out).await {
             Ok(()) if keep => Next::Request,

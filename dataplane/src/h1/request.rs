@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 use httparse::Header;
+use routing::rules;
 
 use crate::h1::text::{self, MAX_HEADERS, elements, field};
 
@@ -350,7 +351,23 @@ impl Name {
     }
 }
 
+impl rules::Fields for Head<'_, '_> {
+    fn visit<'f>(&'f self, name: &str, see: &mut dyn FnMut(&'f [u8])) {
+        for header in self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)) {
+            see(header.value);
+        }
+    }
+}
+
 impl Head<'_, '_> {
+    /// As rules see it.
+    #[must_use]
+    pub fn view(&self) -> rules::Head<'_> {
+        // An authority is ASCII, or the head was refused.
+        let authority = std::str::from_utf8(self.authority).unwrap_or_default();
+        rules::Head::new(self.method, authority, self.target, self)
+    }
+
     /// Appends the head as the endpoint gets it: origin form, one `Host`, nothing that was meant for this hop (RFC 9110
     /// §7.6.1), framing in our own words, the client's address added.
     pub fn write(&self, client: &str, out: &mut Vec<u8>) {

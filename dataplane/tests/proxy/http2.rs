@@ -48,6 +48,20 @@ async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
     sender
 }
 
+/// Status and body of one request by a client of its own.
+pub async fn get(port: u16, path: &str) -> (u16, String) {
+    let request = Request::get(format!("http://web{path}")).body(Full::default()).unwrap();
+    let answer = send(port, request).await;
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// The answer to one request by a client of its own.
+pub async fn send(port: u16, request: Request<Full<Bytes>>) -> Response<Incoming> {
+    within(connect(port).await.send_request(request)).await.unwrap()
+}
+
 fn call(body: &'static str) -> Request<Full<Bytes>> {
     let request = Request::post("http://web/echo").version(Version::HTTP_2).header("te", "trailers");
     request.body(Full::from(body)).unwrap()

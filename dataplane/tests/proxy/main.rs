@@ -9,4 +9,5 @@ mod http2;
 mod life;
 mod pods;
 mod requests;
+mod rules;
 mod strict;

@@ -151,7 +151,7 @@ async fn a_request_over_its_time_is_a_504_and_a_failure() {
     .await;
     let bed = Bed::new(|route| {
         stable(route, address);
-        route.http = Some(api::HttpPolicy { request_timeout_ms: 50, connect_timeout_ms: 0 });
+        route.http = Some(api::HttpPolicy { request_timeout_ms: 50, connect_timeout_ms: 0, ..Default::default() });
     })
     .await;
     assert_eq!(bed.get("/").await.status, 504);

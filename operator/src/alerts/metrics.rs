@@ -20,7 +20,12 @@ impl Collector for Outbox {
         let stats = self.stats();
         let waiting = i64::try_from(stats.queued).unwrap_or(i64::MAX);
         let help = "Messages that wait to be sent to an AlertProvider";
-        ConstGauge::new(waiting).encode(encoder.encode_descriptor("alerts_queued", help, None, MetricType::Gauge)?)?;
+        ConstGauge::new(waiting).encode(encoder.encode_descriptor(
+            "alerts_queued",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
         let help = "Messages to AlertProviders by outcome; dropped: newer ones took their place";
         let mut alerts: MetricEncoder = encoder.encode_descriptor("alerts", help, None, MetricType::Counter)?;
         for (outcome, count) in [("delivered", stats.delivered), ("failed", stats.failed), ("dropped", stats.dropped)] {
