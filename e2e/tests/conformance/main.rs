@@ -3,4 +3,5 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod grpc;
 mod h2spec;
