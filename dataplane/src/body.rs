@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use routing::Flag;
 use tokio::time::Sleep;
 
 use crate::record::Record;
@@ -61,8 +62,9 @@ impl Passing {
         }
     }
 
-    fn break_off(&mut self) {
+    fn break_off(&mut self, flag: Flag) {
         if let Some(mut record) = self.record.take() {
+            record.flag(flag);
             record.broken();
         }
         self.lease = None;
@@ -74,7 +76,7 @@ impl Passing {
                 if let Some(deadline) = &mut self.deadline
                     && deadline.as_mut().poll(context).is_ready()
                 {
-                    self.break_off();
+                    self.break_off(Flag::UpstreamRequestTimeout);
                     return Poll::Ready(Some(Err("request timed out within its answer".into())));
                 }
                 Poll::Pending
@@ -96,7 +98,7 @@ impl Passing {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.break_off();
+                self.break_off(Flag::UpstreamConnectionTermination);
                 Poll::Ready(Some(Err(error.into())))
             }
         }

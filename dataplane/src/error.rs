@@ -1,6 +1,7 @@
 //! Why the proxy answers itself, and the one place where that becomes a status.
 
 use http::StatusCode;
+use routing::Flag;
 
 /// A request that no endpoint answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,16 +42,17 @@ impl ProxyError {
         }
     }
 
-    /// Short code of the reason, as Envoy's users know them from its response flags.
+    /// The reason as a response flag; `None` where a more exact one is set when it happens.
     #[must_use]
-    pub fn flag(self) -> &'static str {
+    pub fn flag(self) -> Option<Flag> {
         match self {
-            Self::NoEndpoint => "UH",
-            Self::Reset => "UC",
-            Self::BadAnswer => "UPE",
-            Self::Timeout => "UT",
-            Self::ClientGone | Self::TooSlow => "DC",
-            Self::BadRequest => "DPE",
+            Self::NoEndpoint => None,
+            Self::Reset => Some(Flag::UpstreamConnectionTermination),
+            Self::BadAnswer => Some(Flag::UpstreamProtocolError),
+            Self::Timeout => Some(Flag::UpstreamRequestTimeout),
+            Self::ClientGone => Some(Flag::DownstreamConnectionTermination),
+            Self::TooSlow => Some(Flag::StreamIdleTimeout),
+            Self::BadRequest => Some(Flag::DownstreamProtocolError),
         }
     }
 }

@@ -31,6 +31,18 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     }
     head(
         out,
+        names::RESPONSE_FLAGS_TOTAL,
+        "counter",
+        "Requests that did not end as an endpoint would have it, by reason.",
+    )?;
+    for (labels, totals) in &series {
+        for (flag, count) in totals.flags.iter().filter(|(_, count)| *count > 0) {
+            let (metric, label) = (names::RESPONSE_FLAGS_TOTAL, names::LABEL_FLAG);
+            writeln!(out, "{metric}{{{labels},{label}=\"{}\"}} {count}", flag.name())?;
+        }
+    }
+    head(
+        out,
         names::REQUEST_DURATION_SECONDS,
         "histogram",
         "Time from the first byte of a request to the last of its answer.",

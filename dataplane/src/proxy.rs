@@ -11,7 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use routing::{Affinity, Arm, Choice, Protocol, balance};
+use routing::{Affinity, Arm, Choice, Flag, Protocol, balance};
 
 use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
@@ -88,6 +88,9 @@ fn set_cookie(headers: &mut HeaderMap, affinity: &Affinity, bucket: u8) {
 fn refuse(error: ProxyError, mut record: Record) -> Response<ResponseBody> {
     let status = error.status();
     record.status(status.as_u16());
+    if let Some(flag) = error.flag() {
+        record.flag(flag);
+    }
     if status.is_server_error() {
         record.broken()
     } else {
@@ -125,6 +128,7 @@ async fn exchange(
     loop {
         let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
             record.no_endpoint();
+            record.flag(unreached(&tried));
             if arm == Arm::Stable {
                 return Err(ProxyError::NoEndpoint);
             }
@@ -155,6 +159,12 @@ pub fn pick(worker: &Worker, arm: &ArmView, tried: &[SocketAddr]) -> Option<Rc<U
     let excluded = |i: usize| tried.contains(&endpoints[i].address());
     let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
     Some(Rc::clone(&endpoints[picked]))
+}
+
+/// Why no endpoint of an arm could be picked after those that were `tried`.
+#[must_use]
+pub fn unreached(tried: &[SocketAddr]) -> Flag {
+    if tried.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure }
 }
 
 enum Failure {

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use routing::{Outcome, classify};
+use routing::{Flag, Flags, Outcome, classify};
 
 use crate::stats::Cell;
 use crate::upstream::Upstream;
@@ -20,6 +20,7 @@ pub struct Record {
     no_endpoint: bool,
     /// The stable endpoint that was tried last.
     sent_to: Option<Rc<Upstream>>,
+    flags: Flags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,7 @@ impl Record {
             end: End::Open,
             no_endpoint: false,
             sent_to: None,
+            flags: Flags::default(),
         }
     }
 
@@ -73,6 +75,11 @@ impl Record {
         self.no_endpoint = true;
     }
 
+    /// Notes a reason why this request does not end as an endpoint would have it; several may hold.
+    pub fn flag(&mut self, flag: Flag) {
+        self.flags.insert(flag);
+    }
+
     /// The answer was sent to its end.
     pub fn complete(&mut self) {
         self.end = End::Complete;
@@ -99,8 +106,14 @@ impl Drop for Record {
             End::Open if self.status >= 500 => (self.status, Outcome::Error),
             End::Open => (self.status, Outcome::ClientError),
         };
+        if self.end == End::Open {
+            self.flags.insert(Flag::DownstreamConnectionTermination);
+        }
         let took = self.begun.elapsed();
         self.cell.end(code, outcome, self.no_endpoint, took);
+        if !self.flags.is_empty() {
+            self.cell.flagged(self.flags);
+        }
         // Without an endpoint it was the arm that failed, or another arm that answered.
         if let (false, Some(upstream)) = (self.no_endpoint, &self.sent_to) {
             upstream.count(matches!(outcome, Outcome::Error | Outcome::GrpcError), took);

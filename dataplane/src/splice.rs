@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use routing::{Arm, balance};
+use routing::{Arm, Flag, balance};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -28,16 +28,18 @@ pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream) {
     if endpoint.is_none() {
         if let Some(record) = &mut record {
             record.no_endpoint();
+            let none = view.arm(arm).endpoints.is_empty();
+            record.flag(if none { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure });
         }
         if arm == Arm::Canary {
             endpoint = reach(worker, &view.stable, route.connect_timeout).await;
         }
     }
     drop(view);
-    let Some(mut endpoint) = endpoint else { return };
     if let Some(mut record) = record {
-        record.complete();
+        if endpoint.is_some() { record.complete() } else { record.broken() }
     }
+    let Some(mut endpoint) = endpoint else { return };
     both(&mut client, &mut endpoint).await;
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use proxy_api::latency;
 use proxy_api::v1beta1 as api;
-use routing::{Arm, Outcome, Route};
+use routing::flag::FLAGS;
+use routing::{Arm, Flag, Flags, Outcome, Route};
 
 use crate::pods::{PodCell, Pods};
 
@@ -74,6 +75,8 @@ pub struct Cell {
     bounds: Buckets<{ BOUNDS_MICROS.len() + 1 }>,
     /// By hundred, made when first needed: most series see one or two of the classes.
     codes: [OnceLock<Box<Buckets<100>>>; 6],
+    /// By response flag, made when first needed.
+    flags: OnceLock<Box<Buckets<{ FLAGS.len() }>>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +115,8 @@ pub struct Totals {
     pub bounds: Vec<u64>,
     /// Requests by status code; 0: none was sent.
     pub codes: BTreeMap<u16, u64>,
+    /// Requests by response flag; a request may have several.
+    pub flags: Vec<(Flag, u64)>,
 }
 
 // Single writer: no read-modify-write instruction is needed.
@@ -151,6 +156,14 @@ impl Cell {
         add(&codes.0[usize::from(code % 100)], 1);
     }
 
+    /// The request had these flags, at least one.
+    pub fn flagged(&self, flags: Flags) {
+        let counts = self.flags.get_or_init(Box::default);
+        for flag in flags.iter() {
+            add(&counts.0[flag as usize], 1);
+        }
+    }
+
     fn add_to(&self, totals: &mut Totals) {
         totals.config = totals.config.max(self.config.load(Relaxed));
         // Ended ones before started ones: what is read never shows more ends than beginnings.
@@ -171,6 +184,12 @@ impl Cell {
         totals.bounds.resize(BOUNDS_MICROS.len() + 1, 0);
         for (sum, count) in totals.bounds.iter_mut().zip(&self.bounds.0) {
             *sum += count.load(Relaxed);
+        }
+        if let Some(flags) = self.flags.get() {
+            totals.flags.resize_with(FLAGS.len(), || (FLAGS[0].0, 0));
+            for ((sum, (flag, _)), count) in totals.flags.iter_mut().zip(FLAGS).zip(&flags.0) {
+                *sum = (flag, sum.1 + count.load(Relaxed));
+            }
         }
         for (class, codes) in (0..).zip(&self.codes) {
             for (code, count) in (0..).zip(codes.get().into_iter().flat_map(|codes| &codes.0)) {

@@ -4,6 +4,8 @@
 pub const REQUESTS_TOTAL: &str = "sluice_proxy_requests_total";
 /// Histogram in seconds: time from the first byte of the request to the last of the answer, same labels less `code`.
 pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_seconds";
+/// Counter: requests with a response flag (`routing::flag`), same labels as the histogram and `flag`.
+pub const RESPONSE_FLAGS_TOTAL: &str = "sluice_proxy_response_flags_total";
 /// Gauge: the weight in force, by `canary_namespace`, `canary`, `service`.
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.
@@ -24,6 +26,8 @@ pub const LABEL_ARM: &str = "arm";
 pub const LABEL_REVISION: &str = "revision";
 /// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
 pub const LABEL_CODE: &str = "code";
+/// Label: short name of a response flag, such as `UH`.
+pub const LABEL_FLAG: &str = "flag";
 
 /// Value of [`LABEL_ARM`] for the stable version.
 pub const ARM_STABLE: &str = "stable";

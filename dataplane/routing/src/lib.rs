@@ -2,12 +2,13 @@
 //! randomness of its own; time and random numbers are passed in.
 //!
 //! Order of a request: [`table`] finds the port's route, [`rules`] say what else is done with it, [`affinity`] or
-//! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer. [`merge`] decides which operator
-//! replica's word counts.
+//! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer, [`flag`] names what went wrong.
+//! [`merge`] decides which operator replica's word counts.
 
 pub mod affinity;
 pub mod balance;
 pub mod classify;
+pub mod flag;
 pub mod merge;
 pub mod rules;
 pub mod split;
@@ -15,5 +16,6 @@ pub mod table;
 
 pub use affinity::Affinity;
 pub use classify::Outcome;
+pub use flag::{Flag, Flags};
 pub use split::{Arm, Split};
 pub use table::{Choice, Port, Protocol, Route, Table, Target};

@@ -23,7 +23,7 @@ use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::response;
 use crate::h1::text::HeadScan;
 use crate::h1::upload::{self, UploadError};
-use crate::proxy::{FAILURE_LATENCY, pick};
+use crate::proxy::{FAILURE_LATENCY, pick, unreached};
 use crate::record::Record;
 use crate::rules;
 use crate::splice;
@@ -244,6 +244,9 @@ impl Connection<'_> {
             return Next::Close;
         }
         let status = error.status();
+        if let Some(flag) = error.flag() {
+            record.flag(flag);
+        }
         if self.answered.get() {
             // The client sees that the answer is incomplete by the end of the connection.
             record.broken();
@@ -291,6 +294,7 @@ impl Connection<'_> {
         loop {
             let Some(upstream) = pick(self.worker, view.arm(arm), &tried) else {
                 record.no_endpoint();
+                record.flag(unreached(&tried));
                 if arm == Arm::Stable {
                     return Err(ProxyError::NoEndpoint);
                 }

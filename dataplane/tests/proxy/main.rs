@@ -10,4 +10,5 @@ mod life;
 mod pods;
 mod requests;
 mod rules;
+mod sight;
 mod strict;
