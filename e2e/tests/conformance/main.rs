@@ -5,3 +5,4 @@
 
 mod grpc;
 mod h2spec;
+mod websocket;
