@@ -3,7 +3,8 @@
 use std::fmt::{self, Write as _};
 
 use proxy_api::metrics as names;
-use routing::{Arm, Table};
+use routing::rules::{Action, Rules};
+use routing::{Arm, Route, Table};
 
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
 
@@ -63,10 +64,38 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
             route.weight
         )?;
     }
+    head(out, names::RULE_ACTIONS_TOTAL, "counter", "Requests that rules answered or delayed themselves, by action.")?;
+    for route in table.routes().values() {
+        rule_actions(out, route)?;
+    }
     head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
     head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
     writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())
+}
+
+fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {
+    let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
+    for rule in route.rules.iter().flat_map(Rules::iter) {
+        for action in Action::ALL {
+            let count = rule.counts.get(action);
+            if count > 0 {
+                writeln!(
+                    out,
+                    "{}{{{}=\"{namespace}\",{}=\"{canary}\",{}=\"{service}\",{}=\"{}\",{}=\"{}\"}} {count}",
+                    names::RULE_ACTIONS_TOTAL,
+                    names::LABEL_NAMESPACE,
+                    names::LABEL_CANARY,
+                    names::LABEL_SERVICE,
+                    names::LABEL_RULE,
+                    escape(&rule.name),
+                    names::LABEL_ACTION,
+                    action.label(),
+                )?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {

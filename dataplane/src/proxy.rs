@@ -11,6 +11,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use routing::rules::Decision;
 use routing::{Affinity, Arm, Choice, Flag, Protocol, balance};
 
 use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
@@ -38,10 +39,10 @@ pub async fn handle(
     let route = &view.port.route;
     let decision = match &route.rules {
         None => None,
-        Some(known) => known.decide(&rules::view(&request), worker.random()),
+        Some(known) => known.decide(&rules::view(&request), worker.random(), rules::now),
     };
     if let Some(own) = rules::own_answer(decision.as_ref()).await {
-        return answer(rules::status(own), own.cause.text());
+        return rules::answer(own);
     }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let Choice { arm, told } = view.port.choose(fields, worker.random());
@@ -49,7 +50,7 @@ pub async fn handle(
     let deadline = rules::request_timeout(route, decision.as_ref())
         .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
     let switching = upgrade::requested(&mut request);
-    let exchange = exchange(worker, &view, arm, client, request, &mut record);
+    let exchange = exchange(worker, &view, arm, decision.as_ref(), client, request, &mut record);
     let answer = match deadline {
         None => exchange.await,
         Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -63,6 +64,9 @@ pub async fn handle(
             }
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             forward::response(response.headers_mut(), switched);
+            if let Some(decision) = &decision {
+                rules::edit_response(response.headers_mut(), decision);
+            }
             if let (Some(bucket), Some(affinity)) = (told, &route.affinity) {
                 set_cookie(response.headers_mut(), affinity, bucket);
             }
@@ -112,6 +116,7 @@ async fn exchange(
     worker: &Worker,
     view: &PortView,
     mut arm: Arm,
+    decision: Option<&Decision>,
     client: IpAddr,
     request: Request<Incoming>,
     record: &mut Record,
@@ -122,6 +127,9 @@ async fn exchange(
     };
     let (mut parts, body) = request.into_parts();
     forward::request(&mut parts, client, version.http())?;
+    if let Some(decision) = decision {
+        rules::edit_request(&mut parts, decision)?;
+    }
     let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) };
     let mut request = Request::from_parts(parts, body);
     let mut tried: Vec<SocketAddr> = Vec::new();

@@ -13,6 +13,10 @@ pub const CONNECTIONS: &str = "sluice_proxy_connections";
 /// Counter: connections that were closed at once because too many were open.
 pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 
+/// Counter: what rules did themselves, by `canary_namespace`, `canary`, `service`, `rule`, `action` (`preflight`,
+/// `rate_limit`, `delay`, `abort`, `redirect`). All but delayed ones are no arm's requests.
+pub const RULE_ACTIONS_TOTAL: &str = "sluice_proxy_rule_actions_total";
+
 /// Label: namespace of the Canary. `sluice_`-prefixed labels would read badly; Prometheus renames a scrape label that
 /// clashes to `exported_namespace`, so ours say what they are of.
 pub const LABEL_NAMESPACE: &str = "canary_namespace";
@@ -24,6 +28,10 @@ pub const LABEL_SERVICE: &str = "service";
 pub const LABEL_ARM: &str = "arm";
 /// Label: pod-template hash behind the arm.
 pub const LABEL_REVISION: &str = "revision";
+/// Label: name of a rule, `rule-<place>` if it has none.
+pub const LABEL_RULE: &str = "rule";
+/// Label: what a rule did.
+pub const LABEL_ACTION: &str = "action";
 /// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
 pub const LABEL_CODE: &str = "code";
 /// Label: short name of a response flag, such as `UH`.

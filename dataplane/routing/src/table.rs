@@ -230,7 +230,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
-        rules: Rules::compile(&http.rules)?,
+        rules: Rules::compile(&http.rules, previous.and_then(|previous| previous.rules.as_ref()))?,
         split,
         listening,
     });

@@ -5,6 +5,7 @@ use std::io;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
+use routing::rules::{Answer, Decision};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -35,6 +36,8 @@ pub struct Context<'a> {
     pub facts: Facts,
     /// Header lines that the final head gets in addition.
     pub added: &'a [u8],
+    /// A rule's, which may drop fields of the answer.
+    pub decision: Option<&'a Decision>,
     /// The client's limits.
     pub watch: &'a Watch,
     /// Set as soon as the final head is on its way.
@@ -143,7 +146,7 @@ fn open(context: &Context<'_>, bytes: &[u8], out: &mut Vec<u8>, record: &mut Rec
     if head.status < 200 && !switched {
         // HTTP/1.0 knows no interim answers; a 100 is for those who wait for it.
         if !facts.http10 && (head.status != 100 || facts.expects_continue) {
-            head.write(Towards { http10: false, close: false, switching: false }, out);
+            head.write(Towards { http10: false, close: false, switching: false }, None, out);
         }
         return Ok(Opened::Interim);
     }
@@ -153,7 +156,7 @@ fn open(context: &Context<'_>, bytes: &[u8], out: &mut Vec<u8>, record: &mut Rec
     }
     let undelimited = facts.http10 && matches!(head.framing, Framing::Chunked | Framing::Close);
     let close = !facts.keep_alive || context.worker.current_phase() >= Phase::Draining || undelimited;
-    head.write(Towards { http10: facts.http10, close, switching: switched }, out);
+    head.write(Towards { http10: facts.http10, close, switching: switched }, context.decision, out);
     if !context.added.is_empty() {
         // Before the empty line.
         out.truncate(out.len() - 2);
@@ -321,5 +324,31 @@ pub fn own(out: &mut Vec<u8>, status: StatusCode, text: &str, close: bool, head_
     if !head_method {
         out.extend_from_slice(text.as_bytes());
         out.push(b'\n');
+    }
+}
+
+/// Appends the answer that a rule asks for.
+pub fn by_rule(out: &mut Vec<u8>, own_answer: &Answer, close: bool, head_method: bool) {
+    let status = StatusCode::from_u16(own_answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if status == StatusCode::NO_CONTENT {
+        out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n");
+        fields(out, own_answer);
+        out.extend_from_slice(if close { b"connection: close\r\n\r\n" } else { b"\r\n" });
+        return;
+    }
+    // The body last: the fields go before the empty line.
+    own(out, status, own_answer.action.text(), close, true);
+    out.truncate(out.len() - 2);
+    fields(out, own_answer);
+    out.extend_from_slice(b"\r\n");
+    if !head_method {
+        out.extend_from_slice(own_answer.action.text().as_bytes());
+        out.push(b'\n');
+    }
+}
+
+fn fields(out: &mut Vec<u8>, own_answer: &Answer) {
+    for (name, value) in &own_answer.fields {
+        text::field(out, name.as_str().as_bytes(), value.as_bytes());
     }
 }

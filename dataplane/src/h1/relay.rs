@@ -21,7 +21,7 @@ use crate::error::ProxyError;
 use crate::h1::answer::{self, AnswerError, Answered, Context};
 use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::response;
-use crate::h1::text::HeadScan;
+use crate::h1::text::{HeadScan, field};
 use crate::h1::upload::{self, UploadError};
 use crate::proxy::{FAILURE_LATENCY, pick, unreached};
 use crate::record::Record;
@@ -177,10 +177,10 @@ impl Connection<'_> {
         let mut room = response::room();
         let head = request::parse(&self.buffer[..length], &mut room)?;
         let (facts, view) = (head.facts, self.slot.current());
-        let rules = view.port.route.rules.as_ref();
-        let decision = rules.and_then(|rules| rules.decide(&head.view(), self.worker.random()));
+        let known = view.port.route.rules.as_ref();
+        let decision = known.and_then(|known| known.decide(&head.view(), self.worker.random(), rules::now));
         self.out.clear();
-        head.write(&self.client, &mut self.out);
+        head.write(&self.client, decision.as_ref(), &mut self.out);
         let Choice { arm, told } = match &decision {
             // No arm's: it must not move the split.
             Some(Decision { answer: Some(_), .. }) => Choice { arm: Arm::Stable, told: None },
@@ -194,6 +194,9 @@ impl Connection<'_> {
             self.added.extend_from_slice(b"set-cookie: ");
             affinity.write_cookie(bucket, &mut self.added);
             self.added.extend_from_slice(b"\r\n");
+        }
+        for (name, value) in decision.iter().flat_map(Decision::written) {
+            field(&mut self.added, name.as_str().as_bytes(), value.as_bytes());
         }
         self.buffer.advance(length);
         Ok(Opened { facts, view, decision, arm })
@@ -217,7 +220,7 @@ impl Connection<'_> {
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
         let deadline = rules::request_timeout(route, decision.as_ref())
             .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
-        let served = self.forward(&view, arm, facts, &mut record);
+        let served = self.forward(&view, arm, decision.as_ref(), facts, &mut record);
         let served = match deadline {
             None => served.await,
             Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -274,7 +277,7 @@ impl Connection<'_> {
     async fn answer_itself(&mut self, own: &Answer, facts: Facts) -> Next {
         let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
         self.out.clear();
-        answer::own(&mut self.out, rules::status(own), own.cause.text(), !keep, facts.head_method);
+        answer::by_rule(&mut self.out, own, !keep, facts.head_method);
         let (_, mut to) = self.stream.split();
         match answer::write(&mut to, self.watch, &self.out).await {
             Ok(()) if keep => Next::Request,
@@ -287,6 +290,7 @@ impl Connection<'_> {
         &mut self,
         view: &PortView,
         mut arm: Arm,
+        decision: Option<&Decision>,
         facts: Facts,
         record: &mut Record,
     ) -> Result<Served, ProxyError> {
@@ -305,7 +309,7 @@ impl Connection<'_> {
             if arm == Arm::Stable {
                 record.sent_to(&upstream);
             }
-            match self.attempt(&upstream, view.port.route.connect_timeout, facts, record).await {
+            match self.attempt(&upstream, view.port.route.connect_timeout, decision, facts, record).await {
                 Ok(served) => return Ok(served),
                 Err(Failure::Unsent) => tried.push(upstream.address()),
                 Err(Failure::Final(error)) => return Err(error),
@@ -318,12 +322,13 @@ impl Connection<'_> {
         &mut self,
         upstream: &Rc<Upstream>,
         timeout: Duration,
+        decision: Option<&Decision>,
         facts: Facts,
         record: &mut Record,
     ) -> Result<Served, Failure> {
         let _busy = upstream.busy();
         if let Some(endpoint) = upstream.take_idle(!facts.idempotent) {
-            match self.send(endpoint, upstream, facts, record).await {
+            match self.send(endpoint, upstream, decision, facts, record).await {
                 Err(Failure::Unsent) => {}
                 served => return served,
             }
@@ -337,7 +342,7 @@ impl Connection<'_> {
                 return Err(Failure::Unsent);
             }
         };
-        self.send(endpoint, upstream, facts, record).await.map_err(|failure| match failure {
+        self.send(endpoint, upstream, decision, facts, record).await.map_err(|failure| match failure {
             // A fresh connection was not closed for being idle: the endpoint has the request, and does not answer it.
             Failure::Unsent => {
                 upstream.observe(FAILURE_LATENCY);
@@ -352,6 +357,7 @@ impl Connection<'_> {
         &mut self,
         mut endpoint: TcpStream,
         upstream: &Rc<Upstream>,
+        decision: Option<&Decision>,
         facts: Facts,
         record: &mut Record,
     ) -> Result<Served, Failure> {
@@ -371,6 +377,7 @@ impl Connection<'_> {
         let context = Context {
             facts,
             added: &self.added,
+            decision,
             watch: self.watch,
             answered: &self.answered,
             uploaded: &uploaded,

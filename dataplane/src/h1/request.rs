@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 use httparse::Header;
-use routing::rules;
+use routing::rules::{self, Decision};
 
 use crate::h1::text::{self, MAX_HEADERS, elements, field};
 
@@ -369,19 +369,24 @@ impl Head<'_, '_> {
     }
 
     /// Appends the head as the endpoint gets it: origin form, one `Host`, nothing that was meant for this hop (RFC 9110
-    /// §7.6.1), framing in our own words, the client's address added.
-    pub fn write(&self, client: &str, out: &mut Vec<u8>) {
+    /// §7.6.1), framing in our own words, the client's address added. What a rule changes comes last: its field names are
+    /// none of those, so it cannot change how the message is read.
+    pub fn write(&self, client: &str, decision: Option<&Decision>, out: &mut Vec<u8>) {
+        let target = decision.and_then(|decision| decision.target.as_deref()).unwrap_or(self.target);
         out.extend_from_slice(self.method.as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target.as_bytes());
+        out.extend_from_slice(target.as_bytes());
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        field(out, b"host", self.authority);
-        let mut forwarded_proto = false;
+        field(out, b"host", decision.and_then(Decision::hostname).map_or(self.authority, str::as_bytes));
+        let edits = decision.map(|decision| &decision.rule.request_headers);
+        let dropped = |name: &str| edits.is_some_and(|edits| edits.drops(name));
+        let mut forwarded_proto = dropped("x-forwarded-proto");
         for header in self.headers {
             match Name::of(header.name) {
                 Name::Host | Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Upgrade => {}
                 Name::Expect | Name::Te | Name::KeepAlive | Name::ProxyConnection | Name::ProxyAuthorization => {}
                 Name::ForwardedFor => {}
+                Name::ForwardedProto | Name::Protected | Name::Other if dropped(header.name) => {}
                 Name::ForwardedProto => {
                     forwarded_proto = true;
                     field(out, header.name.as_bytes(), header.value);
@@ -392,6 +397,9 @@ impl Head<'_, '_> {
             }
         }
         self.write_own(client, forwarded_proto, out);
+        for (name, value) in edits.into_iter().flat_map(rules::FieldEdits::written) {
+            field(out, name.as_str().as_bytes(), value.as_bytes());
+        }
         out.extend_from_slice(b"\r\n");
     }
 
@@ -451,7 +459,7 @@ mod tests {
     fn written(head: &str) -> String {
         let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut out = Vec::new();
-        parse(head.as_bytes(), &mut room).unwrap().write("10.1.2.3", &mut out);
+        parse(head.as_bytes(), &mut room).unwrap().write("10.1.2.3", None, &mut out);
         String::from_utf8(out).unwrap()
     }
 

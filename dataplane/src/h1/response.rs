@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use httparse::Header;
+use routing::rules::Decision;
 
 use crate::h1::request::{self, Room};
 use crate::h1::text::{self, elements, field};
@@ -141,15 +142,16 @@ impl<'b> Seen<'b> {
 }
 
 impl Head<'_, '_> {
-    /// Appends the head as the client gets it.
-    pub fn write(&self, towards: Towards, out: &mut Vec<u8>) {
+    /// Appends the head as the client gets it, less the fields that a rule drops.
+    pub fn write(&self, towards: Towards, decision: Option<&Decision>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"HTTP/1.1 ");
         text::number(out, self.status.into());
         out.push(b' ');
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
         for header in self.headers {
-            if self.passes(header, towards) {
+            let dropped = decision.is_some_and(|decision| decision.drops(header.name));
+            if !dropped && self.passes(header, towards) {
                 field(out, header.name.as_bytes(), header.value);
             }
         }
@@ -201,7 +203,7 @@ mod tests {
 
     fn written(head: &str, towards: Towards) -> String {
         let mut out = Vec::new();
-        parse(head.as_bytes(), &mut room(), &GET).unwrap().write(towards, &mut out);
+        parse(head.as_bytes(), &mut room(), &GET).unwrap().write(towards, None, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -45,9 +45,22 @@ impl<'a> Head<'a> {
     /// The authority without its port.
     #[must_use]
     pub fn host(&self) -> &'a str {
-        let end = self.authority.rfind(']').unwrap_or(0);
-        let port = self.authority[end..].find(':').map_or(self.authority.len(), |at| end + at);
-        &self.authority[..port]
+        self.host_and_port().0
+    }
+
+    /// The port of the authority.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.host_and_port().1.parse().ok()
+    }
+
+    fn host_and_port(&self) -> (&'a str, &'a str) {
+        let authority = self.authority.rsplit('@').next().unwrap_or_default();
+        let end = authority.rfind(']').unwrap_or(0);
+        match authority[end..].find(':').map(|at| end + at) {
+            Some(colon) => (&authority[..colon], &authority[colon + 1..]),
+            None => (authority, ""),
+        }
     }
 
     /// The value of the field `name` (lower case). Several lines count as one list (RFC 9110 §5.3), of cookies with
@@ -77,12 +90,11 @@ impl<'a> Head<'a> {
         pairs.find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
-    /// Whether a browser asks by it if it may send another request (Fetch §3.2.2, "CORS-preflight request").
+    /// The method that a browser asks by this request if it may send (Fetch §3.2.2, "CORS-preflight request").
     #[must_use]
-    pub fn is_preflight(&self) -> bool {
-        self.method == "OPTIONS"
-            && self.field("origin").is_some()
-            && self.field("access-control-request-method").is_some()
+    pub fn preflight(&self) -> Option<Cow<'a, [u8]>> {
+        let asks = self.method == "OPTIONS" && self.field("origin").is_some();
+        asks.then(|| self.field("access-control-request-method")).flatten()
     }
 }
 
@@ -103,9 +115,14 @@ mod tests {
     #[test]
     fn the_host_is_the_authority_without_its_port() {
         let none = HeaderMap::new();
-        for (authority, host) in
-            [("web", "web"), ("web:80", "web"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), (":80", "")]
-        {
+        for (authority, host) in [
+            ("web", "web"),
+            ("web:80", "web"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            (":80", ""),
+            ("u:p@web:80", "web"),
+        ] {
             assert_eq!(Head::new("GET", authority, "/", &none).host(), host);
         }
     }

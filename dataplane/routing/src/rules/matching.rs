@@ -26,8 +26,10 @@ pub struct Match {
     query: Vec<(String, Text)>,
 }
 
+/// Whose requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Host {
+pub enum Host {
+    /// Everybody's.
     Any,
     /// Lower case.
     Exact(String),
@@ -136,7 +138,11 @@ impl Match {
 }
 
 impl Host {
-    fn compile(hostname: &str) -> Result<Self, RuleError> {
+    /// Empty: any.
+    ///
+    /// # Errors
+    /// When it is no hostname, nor one behind `*.`.
+    pub fn compile(hostname: &str) -> Result<Self, RuleError> {
         let (suffix, name) = match hostname.strip_prefix("*.") {
             Some(name) => (true, name),
             None => (false, hostname),
