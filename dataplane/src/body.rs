@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use routing::Flag;
 use tokio::time::Sleep;
 
+use crate::mirror::Copy;
 use crate::record::Record;
 use crate::upstream::Lease;
 
@@ -22,6 +23,10 @@ pub enum RequestBody {
     Empty,
     /// The client's, as it comes.
     Client(Incoming),
+    /// The client's, as it comes, and copied.
+    Copied(Incoming, Option<Box<Copy>>),
+    /// All of it.
+    Whole(Option<Bytes>),
 }
 
 /// What is sent to a client.
@@ -151,20 +156,38 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Client(incoming) => Pin::new(incoming).poll_frame(context),
+            Self::Copied(incoming, copy) => {
+                let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(context));
+                if let (Some(copy), Some(Ok(frame))) = (copy.as_mut(), &frame)
+                    && let Some(data) = frame.data_ref()
+                {
+                    copy.piece(data);
+                }
+                if (frame.is_none() || incoming.is_end_stream())
+                    && let Some(mut copy) = copy.take()
+                {
+                    copy.complete();
+                    copy.send();
+                }
+                Poll::Ready(frame)
+            }
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Client(incoming) | Self::Copied(incoming, _) => incoming.is_end_stream(),
+            Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client(incoming) => incoming.size_hint(),
+            Self::Client(incoming) | Self::Copied(incoming, _) => incoming.size_hint(),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }
 }

@@ -6,6 +6,7 @@ use proxy_api::metrics as names;
 use routing::rules::{Action, Rules};
 use routing::{Arm, Route, Table};
 
+use crate::mirror::Fate;
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
 
 /// All series of the process.
@@ -68,6 +69,7 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     for route in table.routes().values() {
         rule_actions(out, route)?;
     }
+    mirrors(out, registry)?;
     head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
     head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
@@ -93,6 +95,28 @@ fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {
                     action.label(),
                 )?;
             }
+        }
+    }
+    Ok(())
+}
+
+fn mirrors(out: &mut String, registry: &Registry) -> fmt::Result {
+    head(out, names::MIRRORED_REQUESTS_TOTAL, "counter", "Copies of requests for the canary, by what became of them.")?;
+    for mirrored in registry.mirrors().snapshot() {
+        for (fate, result) in Fate::ALL {
+            writeln!(
+                out,
+                "{}{{{}=\"{}\",{}=\"{}\",{}=\"{}\",{}=\"{result}\"}} {}",
+                names::MIRRORED_REQUESTS_TOTAL,
+                names::LABEL_NAMESPACE,
+                escape(&mirrored.namespace),
+                names::LABEL_CANARY,
+                escape(&mirrored.canary),
+                names::LABEL_SERVICE,
+                escape(&mirrored.service),
+                names::LABEL_RESULT,
+                mirrored.count(fate)
+            )?;
         }
     }
     Ok(())

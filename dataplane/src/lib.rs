@@ -16,6 +16,7 @@ pub mod exposition;
 pub mod forward;
 pub mod h1;
 pub mod listener;
+pub mod mirror;
 pub mod pods;
 pub mod process;
 pub mod proxy;

@@ -16,6 +16,7 @@ use routing::{Affinity, Arm, Choice, Flag, Protocol, balance};
 
 use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
+use crate::mirror::Copy;
 use crate::record::Record;
 use crate::upstream::{Lease, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
@@ -130,7 +131,23 @@ async fn exchange(
     if let Some(decision) = decision {
         rules::edit_request(&mut parts, decision)?;
     }
-    let body = if body.is_end_stream() { RequestBody::Empty } else { RequestBody::Client(body) };
+    let websocket = parts.headers.contains_key(header::UPGRADE);
+    let copy = if arm == Arm::Stable && !websocket {
+        Copy::begin(worker, view, version, parts.method.as_str(), || Some(parts.clone()))
+    } else {
+        None
+    };
+    let body = match (body.is_end_stream(), copy) {
+        (false, None) => RequestBody::Client(body),
+        (false, Some(copy)) => RequestBody::Copied(body, Some(Box::new(copy))),
+        (true, copy) => {
+            if let Some(mut copy) = copy {
+                copy.complete();
+                copy.send();
+            }
+            RequestBody::Empty
+        }
+    };
     let mut request = Request::from_parts(parts, body);
     let mut tried: Vec<SocketAddr> = Vec::new();
     loop {

@@ -82,6 +82,8 @@ struct Route {
     connect_timeout: Option<String>,
     #[serde(default)]
     session_affinity: Option<SessionAffinity>,
+    #[serde(default)]
+    mirror: Option<Mirror>,
     listeners: Vec<Listener>,
 }
 
@@ -94,6 +96,14 @@ struct SessionAffinity {
     max_age: u32,
     #[serde(default)]
     header_name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Mirror {
+    percent: u32,
+    #[serde(default)]
+    all_methods: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,6 +200,7 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
             max_age_seconds: affinity.max_age,
             header: affinity.header_name,
         }),
+        mirror: route.mirror.map(|m| api::Mirror { percent: m.percent, all_methods: m.all_methods }),
     })
 }
 

@@ -13,6 +13,8 @@ use proxy_api::v1beta1 as api;
 use routing::flag::FLAGS;
 use routing::{Arm, Flag, Flags, Outcome, Route};
 
+use crate::mirror;
+
 use crate::pods::{PodCell, Pods};
 
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
@@ -33,6 +35,7 @@ pub struct Registry {
     connections: Vec<AtomicU64>,
     max_connections: u64,
     refused: AtomicU64,
+    mirrors: mirror::Counters,
 }
 
 /// Identity of a series.
@@ -223,7 +226,14 @@ impl Registry {
     #[must_use]
     pub fn new(workers: usize, max_connections: u64) -> Arc<Self> {
         let connections = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { workers, series: Mutex::default(), connections, max_connections, refused: AtomicU64::new(0) })
+        Arc::new(Self {
+            workers,
+            series: Mutex::default(),
+            connections,
+            max_connections,
+            refused: AtomicU64::new(0),
+            mirrors: mirror::Counters::default(),
+        })
     }
 
     /// The cell of `worker` for an arm of `route`, made if it is the first.
@@ -271,6 +281,12 @@ impl Registry {
     pub fn snapshot(&self) -> Vec<(Key, Arc<Series>)> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         series.iter().map(|(key, series)| (key.clone(), Arc::clone(series))).collect()
+    }
+
+    /// What became of copies of requests.
+    #[must_use]
+    pub fn mirrors(&self) -> &mirror::Counters {
+        &self.mirrors
     }
 
     /// Connections that are open now.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
 
+use crate::mirror::Mirrored;
 use crate::stats::{Cell, Registry};
 use crate::upstream::Upstream;
 
@@ -22,6 +23,8 @@ pub struct PortView {
     pub stable: ArmView,
     /// The version under test.
     pub canary: ArmView,
+    /// Where copies are counted, if there are any.
+    pub mirrored: Option<Arc<Mirrored>>,
 }
 
 /// An arm of a port.
@@ -137,5 +140,6 @@ fn view(
             upstream.count_in(registry.pod(worker, &port.route, Arm::Stable, &target.pod));
         }
     }
-    PortView { port: Arc::clone(port), stable, canary }
+    let mirrored = port.route.mirror.as_ref().filter(|_| port.split).map(|_| registry.mirrors().of(&port.route));
+    PortView { port: Arc::clone(port), stable, canary, mirrored }
 }

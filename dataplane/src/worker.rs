@@ -66,6 +66,7 @@ pub struct Worker {
     current: Cell<Phase>,
     random: Cell<u64>,
     watches: Watches,
+    copies: Rc<Cell<u32>>,
 }
 
 impl Handle {
@@ -109,6 +110,12 @@ impl Worker {
         &self.watches
     }
 
+    /// Copies of requests that are being made or answered.
+    #[must_use]
+    pub fn copies(&self) -> Rc<Cell<u32>> {
+        Rc::clone(&self.copies)
+    }
+
     /// 64 random bits, not for secrets.
     #[must_use]
     pub fn random(&self) -> u64 {
@@ -137,7 +144,15 @@ pub fn spawn(
         match runtime {
             Ok(runtime) => {
                 let (current, random) = (Cell::new(*phase.borrow()), Cell::new(mix(seed ^ index as u64)));
-                let worker = Rc::new(Worker { index, registry, phase, current, random, watches: Watches::default() });
+                let worker = Rc::new(Worker {
+                    index,
+                    registry,
+                    phase,
+                    current,
+                    random,
+                    watches: Watches::default(),
+                    copies: Rc::default(),
+                });
                 runtime.block_on(run(worker, address, received, &beat));
             }
             Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),

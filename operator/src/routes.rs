@@ -82,6 +82,7 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         canary_revision: tested.cloned().unwrap_or_default(),
         http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0, rules: Vec::new() }),
         affinity: affinity(canary),
+        mirror: None,
     })
 }
 
@@ -303,6 +304,7 @@ mod tests {
             canary_revision: "c2".to_owned(),
             http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0, rules: Vec::new() }),
             affinity: None,
+            mirror: None,
         };
         assert_eq!(route(&at("Progressing", 25)), wanted);
     }

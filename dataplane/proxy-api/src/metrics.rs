@@ -6,6 +6,8 @@ pub const REQUESTS_TOTAL: &str = "sluice_proxy_requests_total";
 pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_seconds";
 /// Counter: requests with a response flag (`routing::flag`), same labels as the histogram and `flag`.
 pub const RESPONSE_FLAGS_TOTAL: &str = "sluice_proxy_response_flags_total";
+/// Counter: copies of requests for the canary, by `canary_namespace`, `canary`, `service`, `result`; in no other series.
+pub const MIRRORED_REQUESTS_TOTAL: &str = "sluice_proxy_mirrored_requests_total";
 /// Gauge: the weight in force, by `canary_namespace`, `canary`, `service`.
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.
@@ -36,6 +38,10 @@ pub const LABEL_ACTION: &str = "action";
 pub const LABEL_CODE: &str = "code";
 /// Label: short name of a response flag, such as `UH`.
 pub const LABEL_FLAG: &str = "flag";
+
+/// Label: what became of a copy: `answered` (with anything but a 5xx), `failed`, or not sent: `no_endpoint`, `too_large`,
+/// `overflow`.
+pub const LABEL_RESULT: &str = "result";
 
 /// Value of [`LABEL_ARM`] for the stable version.
 pub const ARM_STABLE: &str = "stable";

@@ -10,6 +10,7 @@ pub mod balance;
 pub mod classify;
 pub mod flag;
 pub mod merge;
+pub mod mirror;
 pub mod rules;
 pub mod split;
 pub mod table;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use proxy_api::v1beta1 as api;
 
 use crate::affinity::{self, Affinity};
+use crate::mirror::{self, Mirror};
 use crate::rules::{RuleError, Rules};
 use crate::split::{Arm, Split, mix};
 
@@ -51,6 +52,8 @@ pub struct Route {
     pub affinity: Option<Affinity>,
     /// What is done with single requests; none: forwarded, all of them.
     pub rules: Option<Rules>,
+    /// What is copied to the canary.
+    pub mirror: Option<Mirror>,
     /// Keeps its positions over changes of the route.
     pub split: Arc<Split>,
     listening: Vec<u16>,
@@ -130,6 +133,9 @@ pub enum Refusal {
     /// A rule that has no meaning.
     #[error("rules are not valid")]
     Rules(#[from] RuleError),
+    /// Mirror that cannot be carried out.
+    #[error(transparent)]
+    Mirror(#[from] mirror::Invalid),
     /// Another route has the port.
     #[error("port {port} belongs to {holder}")]
     Taken {
@@ -218,6 +224,10 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
     let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
     let affinity = route.affinity.as_ref();
     let affinity = affinity.map(|a| Affinity::compile(a, &route.uid, &route.canary_revision)).transpose()?;
+    let mirror_seed = !seed(&route.uid, salt.rotate_left(1));
+    let mirror = route.mirror.as_ref();
+    let mirror =
+        mirror.map(|m| Mirror::compile(m, previous.and_then(|p| p.mirror.as_ref()), mirror_seed)).transpose()?;
     let compiled = Arc::new(Route {
         uid: route.uid.clone(),
         counter: route.counter,
@@ -231,6 +241,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         rules: Rules::compile(&http.rules, previous.and_then(|previous| previous.rules.as_ref()))?,
+        mirror: mirror.flatten(),
         split,
         listening,
     });

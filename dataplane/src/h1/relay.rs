@@ -24,10 +24,11 @@ use crate::h1::response;
 use crate::h1::text::{HeadScan, field};
 use crate::h1::upload::{self, UploadError};
 use crate::proxy::{FAILURE_LATENCY, pick, unreached};
+use crate::mirror::{self, Copy};
 use crate::record::Record;
 use crate::rules;
 use crate::splice;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Version};
 use crate::view::{PortView, Slot};
 use crate::watch::{Stage, Watch};
 use crate::worker::{Phase, Worker};
@@ -58,6 +59,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
         out: Vec::new(),
         scratch: Vec::new(),
         added: Vec::new(),
+        copy: None,
         answered: Cell::new(false),
     };
     if watch.guard(connection.run()).await.is_none() && watch.stage() == Stage::Head {
@@ -82,6 +84,8 @@ struct Connection<'a> {
     scratch: Vec<u8>,
     /// Header lines that the endpoint's answer gets in addition.
     added: Vec<u8>,
+    /// Of the request, for the canary, while its body is coming.
+    copy: Option<Box<Copy>>,
     /// The head of the answer is on its way: no other answer can be given.
     answered: Cell<bool>,
 }
@@ -220,11 +224,17 @@ impl Connection<'_> {
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
         let deadline = rules::request_timeout(route, decision.as_ref())
             .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+        if arm == Arm::Stable && view.mirrored.is_some() && !facts.websocket {
+            self.begin_copy(&view, facts);
+        }
         let served = self.forward(&view, arm, decision.as_ref(), facts, &mut record);
         let served = match deadline {
             None => served.await,
             Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
         };
+        if let Some(copy) = self.copy.take() {
+            copy.send();
+        }
         match served {
             Ok(Served { switched: Some((endpoint, rest)), .. }) => {
                 // Ends with the handshake: how long people keep a socket open is not a latency.
@@ -238,6 +248,26 @@ impl Connection<'_> {
                 if keep { Next::Request } else { Next::Linger }
             }
             Err(error) => self.fail(error, facts, record).await,
+        }
+    }
+
+    /// Sends a copy of the request in `out` to the canary, if the route says so, or begins one if its body is coming still.
+    fn begin_copy(&mut self, view: &PortView, facts: Facts) {
+        let method = self.out.split(|byte| *byte == b' ').next().unwrap_or_default();
+        let method = std::str::from_utf8(method).unwrap_or_default();
+        let mut start = 0;
+        let copy = Copy::begin(self.worker, view, Version::Http1, method, || {
+            let (parts, length) = mirror::head(&self.out)?;
+            start = length;
+            Some(parts)
+        });
+        let Some(mut copy) = copy else { return };
+        if facts.framing == Framing::None {
+            copy.piece(&self.out[start..]);
+            copy.complete();
+            copy.send();
+        } else {
+            self.copy = Some(Box::new(copy));
         }
     }
 
@@ -394,7 +424,14 @@ impl Connection<'_> {
             if uploaded.get() {
                 relay.await
             } else {
-                let pump = upload::pump(&mut client_from, &mut self.buffer, &mut to, facts.framing, self.watch);
+                let pump = upload::pump(
+                    &mut client_from,
+                    &mut self.buffer,
+                    &mut to,
+                    facts.framing,
+                    self.watch,
+                    self.copy.as_deref_mut(),
+                );
                 alongside(pump, relay, &uploaded).await
             }
         };

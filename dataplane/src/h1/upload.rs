@@ -7,6 +7,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use crate::error::ProxyError;
 use crate::h1::chunked::{self, Decoder, Step};
 use crate::h1::request::Framing;
+use crate::mirror::Copy;
 use crate::watch::Watch;
 
 /// Seconds in which a client must send something of its body.
@@ -27,7 +28,8 @@ pub enum UploadError {
     Endpoint,
 }
 
-/// Passes the body on, of which `buffer` holds the start. What follows the body stays in `buffer`.
+/// Passes the body on, of which `buffer` holds the start, and keeps what goes into a copy. What follows the body stays in
+/// `buffer`.
 ///
 /// # Errors
 /// When it cannot be passed on to its end.
@@ -37,13 +39,18 @@ pub async fn pump(
     to: &mut WriteHalf<'_>,
     framing: Framing,
     watch: &Watch,
+    copy: Option<&mut Copy>,
 ) -> Result<(), UploadError> {
-    let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0 };
+    let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy };
     match framing {
-        Framing::None => Ok(()),
-        Framing::Length(length) => pump_length(from, buffer, to, length, &mut pace).await,
-        Framing::Chunked => pump_chunks(from, buffer, to, &mut pace).await,
+        Framing::None => {}
+        Framing::Length(length) => pump_length(from, buffer, to, length, &mut pace).await?,
+        Framing::Chunked => pump_chunks(from, buffer, to, &mut pace).await?,
     }
+    if let Some(copy) = pace.copy {
+        copy.complete();
+    }
+    Ok(())
 }
 
 async fn pump_length(
@@ -56,6 +63,7 @@ async fn pump_length(
     loop {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         to.write_all(&buffer[..here]).await.map_err(|_| UploadError::Endpoint)?;
+        pace.passed(&buffer[..here]);
         buffer.advance(here);
         left -= here as u64;
         if left == 0 {
@@ -76,6 +84,7 @@ async fn pump_chunks(
         out.clear();
         let done = recode(&mut decoder, buffer, &mut out).map_err(|_| UploadError::Client(ProxyError::BadRequest))?;
         to.write_all(&out).await.map_err(|_| UploadError::Endpoint)?;
+        pace.passed(&out);
         if done {
             return Ok(());
         }
@@ -112,9 +121,16 @@ struct Pace<'a> {
     watch: &'a Watch,
     begun: u64,
     bytes: u64,
+    copy: Option<&'a mut Copy>,
 }
 
 impl Pace<'_> {
+    fn passed(&mut self, bytes: &[u8]) {
+        if let Some(copy) = &mut self.copy {
+            copy.piece(bytes);
+        }
+    }
+
     async fn read(&mut self, from: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> Result<(), UploadError> {
         buffer.reserve(ROOM);
         self.watch.read_within(PIECE_SECONDS);

@@ -8,6 +8,7 @@ mod configuration;
 mod grpc;
 mod http2;
 mod life;
+mod mirror;
 mod pods;
 mod requests;
 mod rules;
