@@ -49,16 +49,19 @@ pub enum Fate {
     TooLarge,
     /// Not sent: too many others are under way.
     Overflow,
+    /// Not sent: the original ended before all of its body had been passed on.
+    Incomplete,
 }
 
 impl Fate {
     /// Every one, with its name in the metric.
-    pub const ALL: [(Self, &'static str); 5] = [
+    pub const ALL: [(Self, &'static str); 6] = [
         (Self::Answered, "answered"),
         (Self::Failed, "failed"),
         (Self::NoEndpoint, "no_endpoint"),
         (Self::TooLarge, "too_large"),
         (Self::Overflow, "overflow"),
+        (Self::Incomplete, "incomplete"),
     ];
 }
 
@@ -71,7 +74,7 @@ pub struct Mirrored {
     pub canary: String,
     /// Name of the Service.
     pub service: String,
-    counts: [AtomicU64; 5],
+    counts: [AtomicU64; 6],
 }
 
 impl Mirrored {
@@ -119,13 +122,18 @@ impl Counters {
     }
 }
 
-/// A place among the copies of a worker.
+/// A place among the copies of a worker; when it is given up, the copy has met its fate.
 #[derive(Debug)]
-struct Place(Rc<Cell<u32>>);
+struct Place {
+    copies: Rc<Cell<u32>>,
+    mirrored: Arc<Mirrored>,
+    fate: Fate,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.copies.set(self.copies.get() - 1);
+        self.mirrored.add(self.fate);
     }
 }
 
@@ -135,13 +143,12 @@ pub struct Copy {
     upstream: Rc<Upstream>,
     version: upstream::Version,
     connect_timeout: Duration,
-    mirrored: Arc<Mirrored>,
     parts: Parts,
     body: Vec<u8>,
     /// `body` is as it crosses the wire in HTTP/1.1.
     chunked: bool,
     complete: bool,
-    _place: Place,
+    place: Place,
 }
 
 impl Copy {
@@ -184,12 +191,11 @@ impl Copy {
             upstream,
             version,
             connect_timeout: view.port.route.connect_timeout,
-            mirrored: Arc::clone(mirrored),
             parts,
             body: Vec::new(),
             chunked,
             complete: false,
-            _place: Place(copies),
+            place: Place { copies, mirrored: Arc::clone(mirrored), fate: Fate::Incomplete },
         })
     }
 
@@ -206,41 +212,51 @@ impl Copy {
     }
 
     /// Sends it, if the original was sent as a whole.
-    pub fn send(self) {
+    pub fn send(mut self) {
         if self.body.len() > MAX_BODY {
-            self.mirrored.add(Fate::TooLarge);
+            self.place.fate = Fate::TooLarge;
         } else if self.complete {
-            let mirrored = Arc::clone(&self.mirrored);
+            self.place.fate = Fate::Failed;
             spawn_local(async move {
-                let answered = tokio::time::timeout(LIMIT, self.exchange()).await.ok().flatten();
-                mirrored.add(if answered.is_some_and(|status| status < 500) { Fate::Answered } else { Fate::Failed });
+                let Self { upstream, version, connect_timeout, parts, body, chunked, complete: _, mut place } = self;
+                let body = if chunked { decoded(&body) } else { Some(body) };
+                let Some(body) = body else { return };
+                let request = Request::from_parts(parts, RequestBody::Whole(Some(body.into())));
+                let exchange = exchange(&upstream, version, connect_timeout, request);
+                let status = tokio::time::timeout(LIMIT, exchange).await.ok().flatten();
+                if status.is_some_and(|status| status < 500) {
+                    place.fate = Fate::Answered;
+                }
             });
         }
     }
+}
 
-    /// The status of the answer, when all of it was read.
-    async fn exchange(self) -> Option<u16> {
-        let body = Bytes::from(if self.chunked { decoded(&self.body)? } else { self.body });
-        let mut request = Request::from_parts(self.parts, RequestBody::Whole(Some(body)));
-        for fresh in [false, true] {
-            let mut lease = self.upstream.lease(self.version, self.connect_timeout, fresh).await.ok()?;
-            let mut response = match lease.send(request).await {
-                Ok(response) => response,
-                Err(mut error) => {
-                    // A pooled connection that the endpoint had closed.
-                    request = error.take_message()?;
-                    continue;
-                }
-            };
-            let mut left = MAX_ANSWER;
-            while let Some(frame) = response.body_mut().frame().await {
-                left = left.checked_sub(frame.ok()?.data_ref().map_or(0, Bytes::len))?;
+/// The status of the answer, when all of it was read.
+async fn exchange(
+    upstream: &Rc<Upstream>,
+    version: upstream::Version,
+    connect_timeout: Duration,
+    mut request: Request<RequestBody>,
+) -> Option<u16> {
+    for fresh in [false, true] {
+        let mut lease = upstream.lease(version, connect_timeout, fresh).await.ok()?;
+        let mut response = match lease.send(request).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                // A pooled connection that the endpoint had closed.
+                request = error.take_message()?;
+                continue;
             }
-            lease.give_back();
-            return Some(response.status().as_u16());
+        };
+        let mut left = MAX_ANSWER;
+        while let Some(frame) = response.body_mut().frame().await {
+            left = left.checked_sub(frame.ok()?.data_ref().map_or(0, Bytes::len))?;
         }
-        None
+        lease.give_back();
+        return Some(response.status().as_u16());
     }
+    None
 }
 
 /// The body that these chunks hold.

@@ -40,7 +40,7 @@ pub const LABEL_CODE: &str = "code";
 pub const LABEL_FLAG: &str = "flag";
 
 /// Label: what became of a copy: `answered` (with anything but a 5xx), `failed`, or not sent: `no_endpoint`, `too_large`,
-/// `overflow`.
+/// `overflow`, `incomplete`.
 pub const LABEL_RESULT: &str = "result";
 
 /// Value of [`LABEL_ARM`] for the stable version.
