@@ -38,6 +38,7 @@ pub struct Head<'h, 'b> {
     reason: &'b str,
     headers: &'h [Header<'b>],
     connection: &'b [u8],
+    several_connections: bool,
 }
 
 /// What the client's side asks of the head.
@@ -72,8 +73,7 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>, facts: &request::F
         seen.header(header)?;
     }
     let framing = seen.framing(status, version == 0, facts.head_method)?;
-    let has = |name: &[u8]| elements(seen.connection).any(|element| element.eq_ignore_ascii_case(name));
-    let persistent = if version == 0 { has(b"keep-alive") } else { !has(b"close") };
+    let persistent = !seen.close && (version != 0 || seen.stay);
     Ok(Head {
         status,
         framing,
@@ -82,6 +82,7 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>, facts: &request::F
         reason: parsed.reason.unwrap_or_default(),
         headers: parsed.headers,
         connection: seen.connection,
+        several_connections: seen.several_connections,
     })
 }
 
@@ -96,6 +97,9 @@ struct Seen<'b> {
     length: Option<u64>,
     chunked: bool,
     connection: &'b [u8],
+    several_connections: bool,
+    close: bool,
+    stay: bool,
     grpc_status: Option<u16>,
 }
 
@@ -103,7 +107,12 @@ impl<'b> Seen<'b> {
     fn header(&mut self, header: &Header<'b>) -> Result<(), Invalid> {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         match header.name.len() {
-            10 if is("connection") => self.connection = header.value,
+            10 if is("connection") => {
+                self.several_connections = !self.connection.is_empty();
+                self.connection = header.value;
+                self.close |= elements(header.value).any(|element| element.eq_ignore_ascii_case(b"close"));
+                self.stay |= elements(header.value).any(|element| element.eq_ignore_ascii_case(b"keep-alive"));
+            }
             11 if is("grpc-status") => {
                 self.grpc_status = text::content_length(header.value).and_then(|n| n.try_into().ok())
             }
@@ -149,9 +158,11 @@ impl Head<'_, '_> {
         out.push(b' ');
         out.extend_from_slice(self.reason.as_bytes());
         out.extend_from_slice(b"\r\n");
+        // RFC 9110 §8.6: never with these, and once where the endpoint said the same twice.
+        let mut length_due = !matches!(self.status, 100..=199 | 204);
         for header in self.headers {
             let dropped = decision.is_some_and(|decision| decision.drops(header.name));
-            if !dropped && self.passes(header, towards) {
+            if !dropped && self.passes(header, towards, &mut length_due) {
                 field(out, header.name.as_bytes(), header.value);
             }
         }
@@ -168,17 +179,25 @@ impl Head<'_, '_> {
         out.extend_from_slice(b"\r\n");
     }
 
-    fn passes(&self, header: &Header<'_>, towards: Towards) -> bool {
+    fn passes(&self, header: &Header<'_>, towards: Towards, length_due: &mut bool) -> bool {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         match header.name.len() {
             7 if is("upgrade") => towards.switching,
             10 if is("connection") || is("keep-alive") => false,
-            14 if is("content-length") => true,
+            14 if is("content-length") => std::mem::take(length_due),
             16 if is("proxy-connection") => false,
             17 if is("transfer-encoding") => false,
             18 if is("proxy-authenticate") => false,
-            _ => self.connection.is_empty() || !text::named_by(self.connection, header),
+            _ => self.connection.is_empty() || !self.named(header),
         }
+    }
+
+    fn named(&self, header: &Header<'_>) -> bool {
+        if !self.several_connections {
+            return text::named_by(self.connection, header);
+        }
+        let mut connections = self.headers.iter().filter(|other| other.name.eq_ignore_ascii_case("connection"));
+        connections.any(|connection| text::named_by(connection.value, header))
     }
 }
 
@@ -231,6 +250,21 @@ mod tests {
         let head = "HTTP/1.1 200 Fine\r\nConnection: close, X-Mine\r\nX-Mine: 1\r\nX-Yours: 2\r\nKeep-Alive: 5\r\n\
                     Upgrade: h2c\r\nContent-Length: 3\r\n\r\n";
         assert_eq!(written(head, TOWARDS), "HTTP/1.1 200 Fine\r\nX-Yours: 2\r\nContent-Length: 3\r\n\r\n");
+    }
+
+    #[test]
+    fn a_length_is_passed_once_and_never_where_there_is_no_body() {
+        let twice = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n";
+        assert_eq!(written(twice, TOWARDS), "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n");
+        assert_eq!(written("HTTP/1.1 204 X\r\nContent-Length: 3\r\n\r\n", TOWARDS), "HTTP/1.1 204 X\r\n\r\n");
+    }
+
+    #[test]
+    fn every_connection_field_counts() {
+        let head =
+            "HTTP/1.1 200 OK\r\nConnection: close, X\r\nConnection: y\r\nX: 1\r\nY: 2\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(written(head, TOWARDS), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert!(!parse(head.as_bytes(), &mut room(), &GET).unwrap().keep_alive);
     }
 
     #[test]

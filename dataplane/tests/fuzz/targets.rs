@@ -1,0 +1,177 @@
+//! What must hold for any bytes, one function per target. The ordinary tests run them on generated and on kept inputs;
+//! `dataplane/fuzz` runs the same functions under a coverage-guided fuzzer.
+
+use bytes::BytesMut;
+use dataplane::forward;
+use dataplane::h1::chunked::{Decoder, Malformed, Step};
+use dataplane::h1::request::{self, Facts, Framing};
+use dataplane::h1::response;
+use dataplane::h1::text::HeadScan;
+use dataplane::h1::upload::recode;
+use http::header;
+use prost::Message as _;
+use proxy_api::v1beta1 as api;
+use routing::Table;
+
+/// A target's name and what it asserts.
+type Target = (&'static str, fn(&[u8]));
+
+pub(crate) const TARGETS: [Target; 5] = [
+    ("request_head", request_head),
+    ("response_head", response_head),
+    ("chunked_body", chunked_body),
+    ("translation", translation),
+    ("snapshot", snapshot),
+];
+
+/// A head that is taken is written anew so that it can be read in one way only, which is the way it was taken.
+pub(crate) fn request_head(data: &[u8]) {
+    let Some(head) = head_of(data) else { return };
+    let mut room = response::room();
+    let Ok(parsed) = request::parse(head, &mut room) else { return };
+    let mut out = Vec::new();
+    parsed.write("192.0.2.1", None, &mut out);
+    // No line but those that were written, no end but the last.
+    assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{:?}", String::from_utf8_lossy(&out));
+    let mut framed = out.clone();
+    framed.truncate(out.len() - 2);
+    assert_eq!(count(&out, "host"), 1);
+    let lengths = (count(&out, "content-length"), count(&out, "transfer-encoding"));
+    match parsed.facts.framing {
+        Framing::None => assert!(lengths == (0, 0) || lengths == (1, 0)),
+        Framing::Length(_) => assert_eq!(lengths, (1, 0)),
+        Framing::Chunked => assert_eq!(lengths, (0, 1)),
+    }
+    assert!(count(&out, "connection") <= 1 && count(&out, "upgrade") <= 1 && count(&out, "te") <= 1);
+    assert_eq!(count(&out, "upgrade") == 1, parsed.facts.websocket);
+    let mut room = response::room();
+    let again = request::parse(&out, &mut room).expect("what is written must be in order");
+    assert_eq!((again.method, again.target, again.authority), (parsed.method, parsed.target, parsed.authority));
+    assert_eq!(again.facts.framing, parsed.facts.framing);
+    assert_eq!(again.facts.websocket, parsed.facts.websocket);
+}
+
+/// As a request's.
+pub(crate) fn response_head(data: &[u8]) {
+    let Some((&first, rest)) = data.split_first() else { return };
+    let Some(head) = head_of(rest) else { return };
+    let facts = Facts {
+        head_method: first & 1 != 0,
+        idempotent: true,
+        http10: first & 2 != 0,
+        framing: Framing::None,
+        keep_alive: true,
+        expects_continue: false,
+        websocket: first & 4 != 0,
+    };
+    let mut room = response::room();
+    let Ok(parsed) = response::parse(head, &mut room, &facts) else { return };
+    let towards = response::Towards {
+        http10: facts.http10,
+        close: first & 8 != 0,
+        switching: facts.websocket && parsed.status == 101,
+    };
+    let mut out = Vec::new();
+    parsed.write(towards, None, &mut out);
+    assert_eq!(HeadScan::default().advance(&out), Ok(Some(out.len())), "{:?}", String::from_utf8_lossy(&out));
+    assert!(
+        count(&out, "content-length") + count(&out, "transfer-encoding") <= 1,
+        "{:?}",
+        String::from_utf8_lossy(&out)
+    );
+    let mut room = response::room();
+    let again = response::parse(&out, &mut room, &facts).expect("what is written must be in order");
+    assert_eq!(again.status, parsed.status);
+}
+
+/// A body decodes to the same however it arrives, and what is written of it decodes to the same data.
+pub(crate) fn chunked_body(data: &[u8]) {
+    let Some((&first, body)) = data.split_first() else { return };
+    let whole = decode(body, body.len().max(1));
+    let pieces = decode(body, usize::from(first % 16) + 1);
+    assert_eq!(whole, pieces);
+    let (mut decoder, mut buffer, mut out) = (Decoder::default(), BytesMut::from(body), Vec::new());
+    if recode(&mut decoder, &mut buffer, &mut out) == Ok(true) {
+        let (expected, rest) = whole.expect("recode takes what decode takes").expect("and as much of it");
+        assert_eq!(buffer, rest.as_slice());
+        assert_eq!(decode(&out, out.len()), Ok(Some((expected, Vec::new()))));
+    }
+}
+
+/// A head of HTTP/1 has nothing for HTTP/2 that HTTP/2 forbids, and back again one `Host`.
+pub(crate) fn translation(data: &[u8]) {
+    let Some(head) = head_of(data) else { return };
+    let mut room = response::room();
+    let mut parsed = httparse::Request::new(&mut []);
+    if !matches!(parsed.parse_with_uninit_headers(head, &mut room), Ok(httparse::Status::Complete(_))) {
+        return;
+    }
+    let mut builder = http::Request::builder().method(parsed.method.unwrap_or("")).uri(parsed.path.unwrap_or(""));
+    for header in parsed.headers.iter() {
+        builder = builder.header(header.name, header.value);
+    }
+    let Ok(request) = builder.version(http::Version::HTTP_11).body(()) else { return };
+    let (mut parts, ()) = request.into_parts();
+    let client = std::net::IpAddr::from([192, 0, 2, 1]);
+    if forward::request(&mut parts, client, http::Version::HTTP_2).is_err() {
+        return;
+    }
+    for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"] {
+        assert!(!parts.headers.contains_key(name), "{name}");
+    }
+    assert!(parts.headers.get(header::TE).is_none_or(|te| te == "trailers"));
+    assert!(parts.uri.authority().is_some() && parts.uri.scheme_str() == Some("http"));
+    forward::request(&mut parts, client, http::Version::HTTP_11).expect("what was taken once must be taken again");
+    assert_eq!(parts.headers.get_all(header::HOST).iter().count(), 1);
+    assert!(parts.uri.authority().is_none() && !parts.headers.contains_key(header::UPGRADE));
+}
+
+/// Whatever the stream brings, a table holds only what can be served.
+pub(crate) fn snapshot(data: &[u8]) {
+    let Ok(snapshot) = api::Snapshot::decode(data) else { return };
+    let mut table = Table::new(1);
+    for route in snapshot.routes {
+        let before = table.ports().len();
+        match table.upsert(&route) {
+            Ok(taken) => table = taken,
+            Err(_) => assert_eq!(table.ports().len(), before),
+        }
+    }
+    for (number, port) in table.ports() {
+        assert_eq!(*number, port.number);
+        assert!(*number > 0 && port.route.weight <= 100);
+    }
+}
+
+/// The head at the start of `data`, found at once and byte by byte.
+fn head_of(data: &[u8]) -> Option<&[u8]> {
+    let mut scan = HeadScan::default();
+    let by_byte = (1..=data.len()).find_map(|end| scan.advance(&data[..end]).transpose());
+    assert_eq!(by_byte.unwrap_or(Ok(0)).ok(), HeadScan::default().advance(data).map(Option::unwrap_or_default).ok());
+    HeadScan::default().advance(data).ok()?.map(|length| &data[..length])
+}
+
+fn count(head: &[u8], name: &str) -> usize {
+    let names = head.split(|byte| *byte == b'\n').skip(1).filter_map(|line| line.split(|byte| *byte == b':').next());
+    names.filter(|found| found.eq_ignore_ascii_case(name.as_bytes())).count()
+}
+
+/// The data and what follows the body; `None` if it does not end.
+#[expect(clippy::type_complexity, reason = "told in the line above")]
+fn decode(body: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, Malformed> {
+    let (mut decoder, mut data) = (Decoder::default(), Vec::new());
+    let mut at = 0;
+    for end in (step..body.len()).step_by(step).chain([body.len()]) {
+        while at < end {
+            match decoder.step(&body[at..end])? {
+                Step::More => at = end,
+                Step::Data { used, length } => {
+                    data.extend_from_slice(&body[at + used - length..at + used]);
+                    at += used;
+                }
+                Step::Done { used } => return Ok(Some((data, body[at + used..].to_vec()))),
+            }
+        }
+    }
+    Ok(None)
+}
