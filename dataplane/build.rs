@@ -1,8 +1,8 @@
 //! Generates the config stream; the messages come from `proxy-api`. The server half is for the fake operator of the tests.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=proxy-api/proto/proxy.proto");
-    let files = protox::compile(["proxy-api/proto/proxy.proto"], ["proxy-api/proto"])?;
+    println!("cargo::rerun-if-changed=proxy-api/proto");
+    let files = protox::compile(["proxy-api/proto/proxy.proto", "proxy-api/proto/otlp.proto"], ["proxy-api/proto"])?;
     tonic_prost_build::configure()
         .build_client(true)
         .build_server(true)

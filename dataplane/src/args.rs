@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use crate::sight::Logged;
 use crate::telemetry::LogFormat;
 
 /// Sluice's data plane: splits the traffic of Services between a stable and a canary version.
@@ -57,6 +58,15 @@ pub struct Args {
     /// Format of the log lines.
     #[arg(long, env = "SLUICE_LOG_FORMAT", default_value = "json")]
     pub log_format: LogFormat,
+    /// Access log on standard output, JSON: `errors`, or the share of requests that gets a line, such as 0.01; none if absent.
+    #[arg(long, env = "SLUICE_ACCESS_LOG", value_parser = logged)]
+    pub access_log: Option<Logged>,
+    /// Collector that spans go to, OTLP over gRPC; no traces if absent.
+    #[arg(long, env = "SLUICE_TRACING_ENDPOINT", value_name = "http://HOST:PORT")]
+    pub tracing_endpoint: Option<String>,
+    /// Share of the traces begun here that is sampled, 0 to 1; a caller's decision is kept.
+    #[arg(long, env = "SLUICE_TRACING_RATIO", default_value_t = 0.01, value_parser = share, requires = "tracing_endpoint")]
+    pub tracing_ratio: f64,
     /// Name of this pod.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pub pod_name: String,
@@ -80,9 +90,29 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A share as users write it.
+///
+/// # Errors
+/// When it is not between 0 and 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} must be a number"))?;
+    if (0.0..=1.0).contains(&number) { Ok(number) } else { Err(format!("{text:?} must be between 0 and 1")) }
+}
+
+fn logged(text: &str) -> Result<Logged, String> {
+    if text == "errors" { Ok(Logged::Errors) } else { share(text).map(Logged::Share) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_access_log_is_for_errors_or_for_a_share() {
+        assert_eq!(logged("errors"), Ok(Logged::Errors));
+        assert_eq!(logged("0.5"), Ok(Logged::Share(0.5)));
+        assert!(logged("1.1").is_err() && logged("NaN").is_err() && logged("all").is_err());
+    }
 
     #[test]
     fn durations_carry_their_unit() {

@@ -91,6 +91,9 @@ impl Passing {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(data), Some(record)) = (frame.data_ref(), &mut self.record) {
+                    record.sent(data.len() as u64);
+                }
                 if let Some(trailers) = frame.trailers_ref()
                     && let Some(record) = &mut self.record
                     && let Some(status) = grpc_status(trailers)

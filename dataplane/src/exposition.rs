@@ -1,12 +1,14 @@
 //! The series as Prometheus reads them: text format 0.0.4, names and labels from `proxy_api::metrics`.
 
 use std::fmt::{self, Write as _};
+use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_api::metrics as names;
 use routing::rules::{Action, Rules};
 use routing::{Arm, Route, Table};
 
 use crate::mirror::Fate;
+use crate::sight::Counts;
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
 
 /// All series of the process.
@@ -73,7 +75,25 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
     head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
-    writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())
+    writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())?;
+    match registry.sight() {
+        None => Ok(()),
+        Some(sight) => sight_counts(out, &sight.counts),
+    }
+}
+
+/// Only where the access log or traces are on.
+fn sight_counts(out: &mut String, counts: &Counts) -> fmt::Result {
+    let (lines, exported, dropped) = (&counts.lines_dropped, &counts.spans_exported, &counts.spans_dropped);
+    for (name, help, count) in [
+        (names::ACCESS_LOG_DROPPED_TOTAL, "Access log lines that found the queue full or could not be written.", lines),
+        (names::SPANS_EXPORTED_TOTAL, "Spans that the collector took.", exported),
+        (names::SPANS_DROPPED_TOTAL, "Spans that found the queue full or that no collector took.", dropped),
+    ] {
+        head(out, name, "counter", help)?;
+        writeln!(out, "{name} {}", count.load(Relaxed))?;
+    }
+    Ok(())
 }
 
 fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {

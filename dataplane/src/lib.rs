@@ -23,6 +23,7 @@ pub mod proxy;
 pub mod record;
 pub mod rules;
 pub mod server;
+pub mod sight;
 pub mod splice;
 pub mod standalone;
 pub mod stats;

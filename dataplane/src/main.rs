@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
@@ -9,6 +10,7 @@ use clap::Parser;
 use dataplane::args::Args;
 use dataplane::config::{self, Operator, Updates};
 use dataplane::process::{Proxy, Settings};
+use dataplane::sight::{self, Counts, Sight};
 use dataplane::{admin, listener, standalone, telemetry};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
@@ -39,6 +41,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let address = args.listen.map(|listen| listen.ip()).or(args.listen_address);
     let proxy =
         Proxy::start(&Settings { workers, address, max_connections: max_connections(args.max_connections), seed })?;
+    if let Some(sight) = sight(&args)? {
+        proxy.shared().registry.show(sight);
+    }
     let (address, port): (Option<IpAddr>, u16) = match args.admin {
         Some(admin) => (Some(admin.ip()), admin.port()),
         None => (None, proxy_api::PROXY_ADMIN_PORT),
@@ -55,6 +60,30 @@ async fn run(args: Args) -> anyhow::Result<()> {
     proxy.drain(args.drain_delay, args.drain_deadline).await;
     tracing::info!("drained");
     Ok(())
+}
+
+/// The access log and traces, if the arguments ask for either.
+fn sight(args: &Args) -> anyhow::Result<Option<Arc<Sight>>> {
+    let counts = Arc::new(Counts::default());
+    let log = match args.access_log {
+        None => None,
+        Some(logged) => Some((logged, sight::log::start(std::io::stdout(), Arc::clone(&counts))?)),
+    };
+    let traces = match &args.tracing_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let mut resource = vec![("service.name", "sluice-proxy".to_owned())];
+            for (key, value) in [("k8s.pod.name", &args.pod_name), ("k8s.namespace.name", &args.pod_namespace)] {
+                if !value.is_empty() {
+                    resource.push((key, value.clone()));
+                }
+            }
+            let collector = sight::otlp::Collector { endpoint: endpoint.clone(), resource };
+            Some((args.tracing_ratio, sight::otlp::start(collector, Arc::clone(&counts))?))
+        }
+    };
+    let on = log.is_some() || traces.is_some();
+    Ok(on.then(|| Arc::new(Sight { log, traces, counts })))
 }
 
 /// Keeps the proxy configured, from a file or from the operator; ends only when it cannot begin.

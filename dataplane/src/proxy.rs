@@ -18,6 +18,7 @@ use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
 use crate::mirror::Copy;
 use crate::record::Record;
+use crate::sight::Asked;
 use crate::upstream::{Lease, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
@@ -47,7 +48,18 @@ pub async fn handle(
     }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let Choice { arm, told } = view.port.choose(fields, worker.random());
+    let detail = worker.registry().sight().and_then(|sight| {
+        let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
+        let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+        let asked = Asked { method: request.method().as_str(), target, protocol };
+        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        sight.look(asked, || client.to_string(), (&view.port, arm), fields, || worker.random())
+    });
+    if let Some(detail) = &detail {
+        detail.mark(request.headers_mut());
+    }
     let mut record = Record::begin(&view.arm(arm).cell, route.counter);
+    record.carry(detail);
     let deadline = rules::request_timeout(route, decision.as_ref())
         .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
     let switching = upgrade::requested(&mut request);
@@ -161,6 +173,7 @@ async fn exchange(
             (arm, tried) = (Arm::Stable, Vec::new());
             continue;
         };
+        record.attempt(&upstream);
         if arm == Arm::Stable {
             record.sent_to(&upstream);
         }

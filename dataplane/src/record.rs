@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use routing::{Flag, Flags, Outcome, classify};
 
+use crate::sight::{self, Detail, Ended};
 use crate::stats::Cell;
 use crate::upstream::Upstream;
 
@@ -21,6 +22,10 @@ pub struct Record {
     /// The stable endpoint that was tried last.
     sent_to: Option<Rc<Upstream>>,
     flags: Flags,
+    /// Sent to the client.
+    bytes: u64,
+    /// For the access log and traces, if they are on.
+    detail: Option<Box<Detail>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +51,31 @@ impl Record {
             no_endpoint: false,
             sent_to: None,
             flags: Flags::default(),
+            bytes: 0,
+            detail: None,
         }
     }
 
     /// A stable endpoint is tried: its pod answers for how the request ends, unless another one is tried.
     pub fn sent_to(&mut self, upstream: &Rc<Upstream>) {
         self.sent_to = Some(Rc::clone(upstream));
+    }
+
+    /// What is to be told of this request when it is over, if anything.
+    pub fn carry(&mut self, detail: Option<Box<Detail>>) {
+        self.detail = detail;
+    }
+
+    /// An endpoint is tried, of whichever arm.
+    pub fn attempt(&mut self, upstream: &Upstream) {
+        if let Some(detail) = &mut self.detail {
+            detail.attempt(upstream.address());
+        }
+    }
+
+    /// More bytes were sent to the client.
+    pub fn sent(&mut self, bytes: u64) {
+        self.bytes += bytes;
     }
 
     /// When the request began.
@@ -63,6 +87,9 @@ impl Record {
     /// The head of the answer is known.
     pub fn status(&mut self, status: u16) {
         self.status = status;
+        if let Some(detail) = &mut self.detail {
+            detail.answered();
+        }
     }
 
     /// `grpc-status`, from the head or the trailers.
@@ -113,6 +140,10 @@ impl Drop for Record {
         self.cell.end(code, outcome, self.no_endpoint, took);
         if !self.flags.is_empty() {
             self.cell.flagged(self.flags);
+        }
+        if let Some(detail) = self.detail.take() {
+            let (failed, flags, bytes) = (sight::failed(outcome), self.flags, self.bytes);
+            detail.end(Ended { status: self.status, grpc_status: self.grpc_status, failed, flags, took, bytes });
         }
         // Without an endpoint it was the arm that failed, or another arm that answered.
         if let (false, Some(upstream)) = (self.no_endpoint, &self.sent_to) {

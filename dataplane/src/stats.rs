@@ -17,6 +17,8 @@ use crate::mirror;
 
 use crate::pods::{PodCell, Pods};
 
+use crate::sight::Sight;
+
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
 /// where thresholds are set.
 pub const BOUNDS_MICROS: [u64; 24] = [
@@ -36,6 +38,7 @@ pub struct Registry {
     max_connections: u64,
     refused: AtomicU64,
     mirrors: mirror::Counters,
+    sight: OnceLock<Arc<Sight>>,
 }
 
 /// Identity of a series.
@@ -233,7 +236,20 @@ impl Registry {
             max_connections,
             refused: AtomicU64::new(0),
             mirrors: mirror::Counters::default(),
+            sight: OnceLock::new(),
         })
+    }
+
+    /// Makes requests visible from now on; only the first call counts.
+    pub fn show(&self, sight: Arc<Sight>) {
+        // A second one would be a mistake of the caller that harms nobody.
+        let _ = self.sight.set(sight);
+    }
+
+    /// The access log and traces, if either is on.
+    #[must_use]
+    pub fn sight(&self) -> Option<&Arc<Sight>> {
+        self.sight.get()
     }
 
     /// The cell of `worker` for an arm of `route`, made if it is the first.

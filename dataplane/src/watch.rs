@@ -27,6 +27,7 @@ pub struct Watch {
     stage: Cell<Stage>,
     read_due: Cell<u64>,
     write_due: Cell<u64>,
+    sent: Cell<u64>,
     fired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -47,6 +48,7 @@ impl Watches {
             stage: Cell::new(Stage::Idle),
             read_due: Cell::new(NEVER),
             write_due: Cell::new(NEVER),
+            sent: Cell::new(0),
             fired: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -104,6 +106,16 @@ impl Watch {
     /// The client must take something within `seconds`, to the second.
     pub fn write_within(&self, seconds: u64) {
         self.write_due.set(self.clock.get() + seconds + 1);
+    }
+
+    /// The client took `bytes` more.
+    pub fn took(&self, bytes: usize) {
+        self.sent.set(self.sent.get() + bytes as u64);
+    }
+
+    /// Bytes that the client took since the last call.
+    pub fn taken(&self) -> u64 {
+        self.sent.take()
     }
 
     /// Nothing is waiting for the client to take it.

@@ -36,6 +36,12 @@ pub const LABEL_RULE: &str = "rule";
 pub const LABEL_ACTION: &str = "action";
 /// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
 pub const LABEL_CODE: &str = "code";
+/// Counter: access log lines that were lost.
+pub const ACCESS_LOG_DROPPED_TOTAL: &str = "sluice_proxy_access_log_dropped_total";
+/// Counter: spans that the collector took.
+pub const SPANS_EXPORTED_TOTAL: &str = "sluice_proxy_spans_exported_total";
+/// Counter: spans that were lost.
+pub const SPANS_DROPPED_TOTAL: &str = "sluice_proxy_spans_dropped_total";
 /// Label: short name of a response flag, such as `UH`.
 pub const LABEL_FLAG: &str = "flag";
 

@@ -14,6 +14,7 @@ pub mod mirror;
 pub mod rules;
 pub mod split;
 pub mod table;
+pub mod trace;
 
 pub use affinity::Affinity;
 pub use classify::Outcome;

@@ -306,6 +306,7 @@ pub async fn write(to: &mut WriteHalf<'_>, watch: &Watch, mut bytes: &[u8]) -> i
     while !bytes.is_empty() {
         watch.write_within(TAKE_SECONDS);
         let count = to.write(bytes).await?;
+        watch.took(count);
         bytes = &bytes[count..];
     }
     watch.written();

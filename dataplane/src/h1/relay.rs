@@ -27,6 +27,7 @@ use crate::mirror::{self, Copy};
 use crate::proxy::{FAILURE_LATENCY, pick, unreached};
 use crate::record::Record;
 use crate::rules;
+use crate::sight::{Asked, Detail};
 use crate::splice;
 use crate::upstream::{Upstream, Version};
 use crate::view::{PortView, Slot};
@@ -96,6 +97,7 @@ struct Opened {
     view: Rc<PortView>,
     decision: Option<Decision>,
     arm: Arm,
+    detail: Option<Box<Detail>>,
 }
 
 /// What becomes of the client's connection.
@@ -202,11 +204,20 @@ impl Connection<'_> {
         for (name, value) in decision.iter().flat_map(Decision::written) {
             field(&mut self.added, name.as_str().as_bytes(), value.as_bytes());
         }
+        let detail = self.worker.registry().sight().and_then(|sight| {
+            let asked = Asked { method: head.method, target: head.target, protocol: "HTTP/1.1" };
+            let fields = head.headers.iter().map(|header| (header.name, header.value));
+            let random = || self.worker.random();
+            sight.look(asked, || self.client.clone(), (&view.port, arm), fields, random)
+        });
+        if let Some(detail) = &detail {
+            detail.mark_head(&mut self.out);
+        }
         self.buffer.advance(length);
-        Ok(Opened { facts, view, decision, arm })
+        Ok(Opened { facts, view, decision, arm, detail })
     }
 
-    async fn exchange(&mut self, Opened { mut facts, view, decision, arm }: Opened) -> Next {
+    async fn exchange(&mut self, Opened { mut facts, view, decision, arm, detail }: Opened) -> Next {
         if let Framing::Length(length) = facts.framing
             && length <= REPLAY
             && length <= self.buffer.len() as u64
@@ -222,6 +233,8 @@ impl Connection<'_> {
         }
         let route = &view.port.route;
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
+        record.carry(detail);
+        self.watch.taken();
         let deadline = rules::request_timeout(route, decision.as_ref())
             .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
         if arm == Arm::Stable && view.mirrored.is_some() && !facts.websocket {
@@ -235,6 +248,7 @@ impl Connection<'_> {
         if let Some(copy) = self.copy.take() {
             copy.send();
         }
+        record.sent(self.watch.taken());
         match served {
             Ok(Served { switched: Some((endpoint, rest)), .. }) => {
                 // Ends with the handshake: how long people keep a socket open is not a latency.
@@ -336,6 +350,7 @@ impl Connection<'_> {
                 (arm, tried) = (Arm::Stable, Vec::new());
                 continue;
             };
+            record.attempt(&upstream);
             if arm == Arm::Stable {
                 record.sent_to(&upstream);
             }

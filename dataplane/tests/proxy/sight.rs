@@ -1,11 +1,17 @@
 //! What people see of a request: response flags, access log, traces, limits, the admin port.
 
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
+use dataplane::sight::otlp::wire;
+use dataplane::sight::{self, Counts, Logged, Sight};
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -19,6 +25,11 @@ async fn h2(port: u16) -> SendRequest<Empty<Bytes>> {
     sender
 }
 
+/// A port whose endpoints speak HTTP/1.1 whatever the client speaks.
+fn translated(route: &mut api::Route) {
+    route.listeners[0].protocol = api::Protocol::Http.into();
+}
+
 fn call(path: &str) -> Request<Empty<Bytes>> {
     Request::get(format!("http://web{path}")).version(Version::HTTP_2).body(Empty::new()).unwrap()
 }
@@ -27,7 +38,11 @@ fn call(path: &str) -> Request<Empty<Bytes>> {
 async fn flags(change: impl Fn(&mut api::Route)) -> [Vec<String>; 2] {
     let mut seen = [Vec::new(), Vec::new()];
     for (http2, seen) in [false, true].into_iter().zip(&mut seen) {
-        let bed = Bed::new(&change).await;
+        let bed = Bed::new(|route| {
+            change(route);
+            translated(route);
+        })
+        .await;
         if http2 {
             if let Ok(answer) = within(h2(bed.port).await.send_request(call("/"))).await {
                 let _ = within(answer.into_body().collect()).await;
@@ -85,7 +100,7 @@ async fn the_flag_says_why_no_endpoint_answered() {
         std::future::pending::<()>().await;
     })
     .await;
-    assert_eq!(flags(|route| stable(route, babbles)).await[0], ["stable UPE 1"]);
+    assert_eq!(flags(|route| stable(route, babbles)).await, [["stable UPE 1"], ["stable UPE 1"]]);
     let silent = raw_origin(|_, mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
@@ -124,12 +139,20 @@ async fn a_good_request_has_no_flag_and_a_client_that_left_has_one() {
     })
     .await;
     let origin = Origin::text("ok").await;
-    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let bed = Bed::new(|route| {
+        stable(route, origin.address);
+        translated(route);
+    })
+    .await;
     assert_eq!(bed.get("/").await.status, 200);
     bed.counters(api::Arm::Stable);
     assert_eq!(flags_of(&bed.metrics()), Vec::<String>::new());
 
-    let bed = Bed::new(|route| stable(route, silent)).await;
+    let bed = Bed::new(|route| {
+        stable(route, silent);
+        translated(route);
+    })
+    .await;
     let mut client = h2(bed.port).await;
     let mut waiting = Box::pin(client.send_request(call("/")));
     tokio::select! {
@@ -138,4 +161,168 @@ async fn a_good_request_has_no_flag_and_a_client_that_left_has_one() {
     }
     drop((waiting, client));
     eventually("the client's end is flagged", || flags_of(&bed.metrics()) == ["stable DC 1"]).await;
+}
+
+/// What a writer was given.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    fn lines(&self) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+fn log(bed: &Bed, logged: Logged) -> Written {
+    let (written, counts) = (Written::default(), Arc::<Counts>::default());
+    let queue = sight::log::start(written.clone(), Arc::clone(&counts)).unwrap();
+    let log = Some((logged, queue));
+    bed.proxy.shared().registry.show(Arc::new(Sight { log, traces: None, counts }));
+    written
+}
+
+#[tokio::test]
+async fn the_access_log_has_a_line_for_each_request_of_both_protocols() {
+    let origin = Origin::text("hello").await;
+    let bed = Bed::new(|route| {
+        stable(route, origin.address);
+        translated(route);
+    })
+    .await;
+    let written = log(&bed, Logged::Share(1.0));
+    assert_eq!(bed.get("/a\"b?token=secret").await.status, 200);
+    let answer = within(h2(bed.port).await.send_request(call("/c"))).await.unwrap();
+    within(answer.into_body().collect()).await.unwrap();
+    eventually("both lines are written", || written.lines().len() == 2).await;
+    let lines = written.lines();
+    let one = lines.iter().find(|line| line["protocol"] == "HTTP/1.1").unwrap();
+    assert_eq!((&one["path"], &one["method"], &one["status"]), (&json!("/a\"b"), &json!("GET"), &json!(200)));
+    assert_eq!((&one["arm"], &one["revision"], &one["flags"]), (&json!("stable"), &json!("old"), &json!("-")));
+    assert_eq!((&one["endpoint"], &one["attempts"]), (&json!(origin.address.to_string()), &json!(1)));
+    assert!(one["upstreamMs"].as_f64().unwrap() <= one["totalMs"].as_f64().unwrap());
+    assert!(one["bytesSent"].as_u64().unwrap() > 5 && one["time"].as_str().unwrap().ends_with('Z'));
+    let two = lines.iter().find(|line| line["protocol"] == "HTTP/2").unwrap();
+    assert_eq!((&two["path"], &two["bytesSent"], &two["client"]), (&json!("/c"), &json!(5), &json!("127.0.0.1")));
+}
+
+#[tokio::test]
+async fn a_log_of_errors_has_no_others() {
+    let origin = Origin::new(|request: Request<hyper::body::Incoming>| async move {
+        let mut answer = http::Response::new("".into());
+        if request.uri().path() == "/bad" {
+            *answer.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        answer
+    })
+    .await;
+    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let written = log(&bed, Logged::Errors);
+    for path in ["/good", "/bad", "/good"] {
+        bed.get(path).await;
+    }
+    eventually("the error is written", || !written.lines().is_empty()).await;
+    bed.counters(api::Arm::Stable);
+    assert_eq!(written.lines().iter().map(|line| line["path"].clone()).collect::<Vec<_>>(), ["/bad"]);
+}
+
+#[tokio::test]
+async fn without_tracing_trace_fields_pass_untouched() {
+    let (origin, heard) = listening().await;
+    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: web\r\ntraceparent: {traceparent}\r\nb3: 0\r\ntracestate: a=b\r\n\r\n");
+    bed.connect().await.send(&request).await;
+    let heard = heard.lock().unwrap()[0].clone();
+    for (name, value) in [("traceparent", traceparent), ("b3", "0"), ("tracestate", "a=b")] {
+        assert_eq!(heard[name], value);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<wire::Span>>>);
+
+#[tonic::async_trait]
+impl wire::trace_service_server::TraceService for Spans {
+    async fn export(
+        &self,
+        request: tonic::Request<wire::ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<wire::ExportTraceServiceResponse>, tonic::Status> {
+        let resources = request.into_inner().resource_spans;
+        let scopes = resources.into_iter().flat_map(|resource| resource.scope_spans);
+        self.0.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
+        Ok(tonic::Response::new(wire::ExportTraceServiceResponse {}))
+    }
+}
+
+#[tokio::test]
+async fn with_tracing_a_span_is_exported_and_the_endpoint_gets_it_as_parent() {
+    let (origin, heard) = listening().await;
+    let bed = Bed::new(|route| {
+        stable(route, origin.address);
+        translated(route);
+    })
+    .await;
+    let (spans, counts) = (Spans::default(), Arc::<Counts>::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let service = wire::trace_service_server::TraceServiceServer::new(spans.clone());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let collector = sight::otlp::Collector { endpoint, resource: Vec::new() };
+    let queue = sight::otlp::start(collector, Arc::clone(&counts)).unwrap();
+    let traces = Some((0.0, queue));
+    bed.proxy.shared().registry.show(Arc::new(Sight { log: None, traces, counts: Arc::clone(&counts) }));
+
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let sampled = format!("00-{trace}-00f067aa0ba902b7-01");
+    let fields = format!("traceparent: {sampled}\r\nX-B3-TraceId: {trace}\r\nX-B3-SpanId: 00f067aa0ba902b7");
+    bed.connect().await.send(&format!("GET /one?q HTTP/1.1\r\nHost: web\r\n{fields}\r\n\r\n")).await;
+    let mut request = call("/two");
+    request.headers_mut().insert("traceparent", sampled.parse().unwrap());
+    let answer = within(h2(bed.port).await.send_request(request)).await.unwrap();
+    within(answer.into_body().collect()).await.unwrap();
+    // Not sampled: the ratio is 0.
+    bed.get("/three").await;
+
+    eventually("both spans are exported", || counts.spans_exported.load(SeqCst) == 2).await;
+    let spans = spans.0.lock().unwrap().clone();
+    assert_eq!(spans.len(), 2);
+    let heard = heard.lock().unwrap().clone();
+    for (span, heard) in spans.iter().zip(&heard) {
+        let id: String = span.span_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(heard["traceparent"], *format!("00-{trace}-{id}-01"));
+        assert_eq!(span.parent_span_id, 0x00f0_67aa_0ba9_02b7_u64.to_be_bytes());
+        assert!(span.end_time_unix_nano > span.start_time_unix_nano);
+    }
+    assert_eq!(heard[0]["x-b3-parentspanid"], "00f067aa0ba902b7");
+    assert_eq!(heard[0].get_all("x-b3-spanid").iter().count(), 1);
+    assert!(heard[2]["traceparent"].to_str().unwrap().ends_with("-00"), "the decision goes on");
+    let path = spans[0].attributes.iter().find(|attribute| attribute.key == "url.path").unwrap();
+    let text = wire::any_value::Value::StringValue("/one".into());
+    assert_eq!(path.value.as_ref().unwrap().value, Some(text));
+}
+
+/// An endpoint and the fields of what it was asked.
+async fn listening() -> (Origin, Arc<Mutex<Vec<http::HeaderMap>>>) {
+    let heard = Arc::<Mutex<Vec<http::HeaderMap>>>::default();
+    let notes = Arc::clone(&heard);
+    let origin = Origin::new(move |request: Request<hyper::body::Incoming>| {
+        notes.lock().unwrap().push(request.headers().clone());
+        async { http::Response::new("".into()) }
+    })
+    .await;
+    (origin, heard)
 }
