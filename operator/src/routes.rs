@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crds::{Canary, canary::DEFAULT_MAX_AGE_SECONDS};
+use crds::{Canary, Phase, canary::DEFAULT_MAX_AGE_SECONDS};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
@@ -59,6 +59,11 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
             stable = endpoints(stable_slices, port.port, None);
         }
         let split = i32::from(port.port) == canary.spec.service.port;
+        if !split && status.phase == Phase::Promoting {
+            // The old pods go at any moment, and the judged ones stay: further ports move before that, not after.
+            let judged = endpoints(canary_slices, port.port, None);
+            stable = if judged.is_empty() { stable } else { judged };
+        }
         Some(Listener {
             port: u32::from(pool_port(table, service, port)?),
             service_port: u32::from(port.port),
@@ -406,6 +411,17 @@ mod tests {
         ] {
             assert_eq!(protocol(name), wanted, "{name:?}");
         }
+    }
+
+    #[test]
+    fn further_ports_go_to_the_judged_pods_before_the_old_ones_are_scaled_down() {
+        let further = |phase: &str| {
+            let route = route(&at(phase, 100));
+            let listener = route.listeners.into_iter().find(|listener| !listener.split).unwrap();
+            listener.stable.into_iter().map(|endpoint| endpoint.address).collect::<Vec<_>>()
+        };
+        assert_eq!(further("Progressing"), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(further("Promoting"), ["10.0.0.9"]);
     }
 
     #[test]
