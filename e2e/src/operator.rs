@@ -21,14 +21,22 @@ pub const ACKNOWLEDGED_SECONDS: &str = "sluice_operator_route_acknowledged_secon
 /// Without a request of the operator for so long, it is quiet.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Kills every operator process with SIGKILL and returns how many there were. The pods go with them: a kubelet would
-/// wait longer each time before it starts a container that died again.
+/// Kills every operator process with SIGKILL and returns how many there were; waits for one if the last kill was just
+/// now. The pods go with them: a kubelet would wait longer each time before it starts a container that died again.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none for [`SOON`].
 pub async fn kill_all() -> Result<usize> {
-    let processes = tokio::task::spawn_blocking(processes).await??;
-    ensure!(!processes.is_empty(), "there is no operator process");
+    let deadline = Instant::now() + SOON;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    let processes = loop {
+        tick.tick().await;
+        let found = tokio::task::spawn_blocking(processes).await??;
+        if !found.is_empty() {
+            break found;
+        }
+        ensure!(Instant::now() < deadline, "there is no operator process");
+    };
     for pid in &processes {
         // It may be gone already.
         let _ = kill(*pid, Signal::SIGKILL);

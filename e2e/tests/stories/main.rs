@@ -41,7 +41,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(libtest_mimic::run(arguments, trials).exit_code());
     }
     e2e::cluster::reexec_in_netns()?;
-    promises::name_unproven();
     let stage = story::Stage::set()?;
     let trials = stories.into_iter().enumerate().map(|(number, story)| stage.trial(number, story)).collect();
     Ok(libtest_mimic::run(arguments, trials).exit_code())

@@ -12,39 +12,11 @@ macro_rules! promise {
     };
 }
 
-/// With this variable set to `all`, the stories of [`UNPROVEN`] are told, too.
-const WHICH: &str = "SLUICE_STORIES";
-
-/// Written, but not seen to pass on the code as it is: they are told on demand, and named at each run, until each has been
-/// looked into. A claim in here is not kept by the product.
-const UNPROVEN: &[&str] = &[
-    "an_operator_killed_with_sigkill_at_every_phase_carries_on",
-    "kubectl_apply_and_diff_of_unchanged_manifests_show_nothing_at_every_phase",
-    "every_weight_is_acknowledged_by_every_proxy",
-    "the_split_is_off_by_0_2_points_at_most_after_1000_requests_at_weight_10",
-    "prometheus_away_for_two_minutes_holds_and_then_goes_on",
-    "after_an_api_server_restart_a_template_change_is_held_and_a_service_routed_at_once",
-    "uninstalling_leaves_services_with_their_own_selectors_and_loses_no_request",
-];
-
-/// Those that are told, in the order in which they begin.
+/// All of them, in the order in which they begin.
 pub(crate) fn all() -> Vec<Promise> {
     let mut all = side_by_side();
     all.extend(alone());
-    if std::env::var_os(WHICH).is_some_and(|which| which == "all") {
-        return all;
-    }
-    all.retain(|promise| !UNPROVEN.contains(&promise.name));
     all
-}
-
-/// Names the stories that are left out of this run.
-pub(crate) fn name_unproven() {
-    if std::env::var_os(WHICH).is_none_or(|which| which != "all") {
-        for name in UNPROVEN {
-            eprintln!("not told without {WHICH}=all, as it is not proven yet: {name}");
-        }
-    }
 }
 
 fn side_by_side() -> Vec<Promise> {
