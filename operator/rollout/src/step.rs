@@ -558,7 +558,8 @@ fn adoption(
     let set = seen.canary.as_ref()?;
     let people_hold = held_by_people(next, seen, target).is_some() || next.reason == Reason::Suspended;
     // Acknowledged: further ports of the Service have left the pods that are about to go.
-    if !fresh || !seen.route.acknowledged || next.weight != FULL_WEIGHT || next.effective_since.is_none() || people_hold {
+    if !fresh || !seen.route.acknowledged || next.weight != FULL_WEIGHT || next.effective_since.is_none() || people_hold
+    {
         return None;
     }
     let lacking_long = next.lacking_since.is_some_and(|since| now - since >= ADOPT_EXACT_FOR);
