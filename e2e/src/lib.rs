@@ -1,5 +1,6 @@
 //! The local cluster, load, demo and user stories of Sluice.
 
+pub mod abuse;
 pub mod app;
 pub mod cluster;
 pub mod demo;

@@ -23,15 +23,16 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub struct Route {
     protocol: String,
-    stable: Vec<SocketAddr>,
+    stable: SocketAddr,
     fields: String,
+    second: Option<(SocketAddr, String)>,
 }
 
 impl Route {
     /// Everything goes to `origin`; `protocol` as in the file: `detect`, `http`, `h2c`, `grpc` or `tcp`.
     #[must_use]
     pub fn new(protocol: &str, origin: SocketAddr) -> Self {
-        Self { protocol: protocol.to_owned(), stable: vec![origin], fields: String::new() }
+        Self { protocol: protocol.to_owned(), stable: origin, fields: String::new(), second: None }
     }
 
     /// Adds a field of the route, such as `requestTimeout: 2s`.
@@ -41,13 +42,31 @@ impl Route {
         self
     }
 
+    /// A second route beside it, of the same protocol, on a port of its own: [`Proxy::second`].
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn and(mut self, origin: SocketAddr, fields: &[&str]) -> Result<Self> {
+        let port = free_port()?;
+        let protocol = &self.protocol;
+        let mut text = String::from("- service: second\n");
+        for field in fields {
+            let _ = writeln!(text, "  {field}");
+        }
+        let _ = write!(
+            text,
+            "  listeners:\n  - port: {}\n    protocol: {protocol}\n    stable: ['{origin}']\n",
+            port.port()
+        );
+        self.second = Some((port, text));
+        Ok(self)
+    }
+
     fn yaml(&self) -> String {
-        let endpoints: Vec<String> = self.stable.iter().map(|address| format!("'{address}'")).collect();
+        let Self { protocol, stable, fields, second } = self;
+        let second = second.as_ref().map_or("", |(_, text)| text);
         format!(
-            "routes:\n- service: web\n{}  listeners:\n  - protocol: {}\n    stable: [{}]\n",
-            self.fields,
-            self.protocol,
-            endpoints.join(", ")
+            "routes:\n- service: web\n{fields}  listeners:\n  - protocol: {protocol}\n    stable: ['{stable}']\n{second}"
         )
     }
 }
@@ -58,6 +77,7 @@ pub struct Proxy {
     child: Child,
     address: SocketAddr,
     admin: SocketAddr,
+    second: Option<SocketAddr>,
     _folder: TempDir,
 }
 
@@ -87,14 +107,15 @@ impl Proxy {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
-        let mut proxy = Self { child, address, admin, _folder: folder };
+        let mut proxy =
+            Self { child, address, admin, second: route.second.as_ref().map(|(port, _)| *port), _folder: folder };
         proxy.wait()?;
         Ok(proxy)
     }
 
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + STARTS_WITHIN;
-        while TcpStream::connect(self.address).is_err() {
+        while [Some(self.address), self.second].into_iter().flatten().any(|port| TcpStream::connect(port).is_err()) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the proxy ended with {status}");
             }
@@ -110,6 +131,12 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves the second route.
+    #[must_use]
+    pub fn second(&self) -> Option<SocketAddr> {
+        self.second
     }
 
     /// Where its admin server answers.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod abuse;
 mod grpc;
 mod h2spec;
 mod websocket;
