@@ -47,7 +47,7 @@ pub async fn handle(
         return rules::answer(own);
     }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let Choice { arm, told } = view.port.choose(fields, worker.random());
+    let Choice { arm, told } = view.port.choose(fields, || rules::view(&request), worker.random());
     let detail = worker.registry().sight().and_then(|sight| {
         let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
         let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };

@@ -22,7 +22,7 @@ const MAX_ENDPOINTS: usize = 3;
 pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream) {
     let view = slot.current();
     let route = &view.port.route;
-    let arm = if view.port.split { route.split.pick(route.weight) } else { Arm::Stable };
+    let arm = if view.port.split { route.pick() } else { Arm::Stable };
     let mut record = view.port.split.then(|| Record::begin(&view.arm(arm).cell, route.counter));
     let mut endpoint = reach(worker, view.arm(arm), route.connect_timeout).await;
     if endpoint.is_none() {

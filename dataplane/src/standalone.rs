@@ -84,6 +84,8 @@ struct Route {
     session_affinity: Option<SessionAffinity>,
     #[serde(default)]
     mirror: Option<Mirror>,
+    #[serde(default, rename = "match", with = "serde_yaml_ng::with::singleton_map_recursive")]
+    audience: Vec<Match>,
     listeners: Vec<Listener>,
 }
 
@@ -104,6 +106,35 @@ struct Mirror {
     percent: u32,
     #[serde(default)]
     all_methods: bool,
+}
+
+/// As `analysis.match` of Flagger.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Match {
+    headers: std::collections::BTreeMap<String, Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Text {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    Regex(String),
+}
+
+impl Text {
+    fn message(self) -> api::TextMatch {
+        use api::text_match::Kind;
+        let kind = match self {
+            Self::Exact(text) => Kind::Exact(text),
+            Self::Prefix(text) => Kind::Regex(routing::audience::beginning(&text)),
+            Self::Suffix(text) => Kind::Regex(routing::audience::ending(&text)),
+            Self::Regex(pattern) => Kind::Regex(pattern),
+        };
+        api::TextMatch { kind: Some(kind) }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,8 +231,14 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
             max_age_seconds: affinity.max_age,
             header: affinity.header_name,
         }),
+        audience: route.audience.into_iter().map(audience).collect(),
         mirror: route.mirror.map(|m| api::Mirror { percent: m.percent, all_methods: m.all_methods }),
     })
+}
+
+fn audience(one: Match) -> api::Match {
+    let named = |(name, value): (String, Text)| api::NamedMatch { name, value: Some(value.message()) };
+    api::Match { headers: one.headers.into_iter().map(named).collect(), ..Default::default() }
 }
 
 fn protocol(protocol: Protocol) -> api::Protocol {
@@ -288,6 +325,7 @@ mod tests {
     fn a_file_says_what_the_stream_would() {
         let routes = check(
             "routes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  sessionAffinity: {cookieName: sid}\n  \
+             match: [{headers: {x-beta: {suffix: s}}}]\n  \
              listeners:\n  - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
         )
         .unwrap();
@@ -296,6 +334,9 @@ mod tests {
             (route.uid.as_str(), route.canary.as_str(), route.weight, route.counter),
             ("default/web", "web", 10, 3)
         );
+        let pattern = api::text_match::Kind::Regex("(?s).*s".into());
+        let value = Some(api::TextMatch { kind: Some(pattern) });
+        assert_eq!(route.audience[0].headers, [api::NamedMatch { name: "x-beta".into(), value }]);
         let affinity = api::Affinity { cookie: "sid".into(), max_age_seconds: 86_400, header: String::new() };
         assert_eq!(route.affinity, Some(affinity));
         assert_eq!(route.http.as_ref().unwrap().request_timeout_ms, 15_000);

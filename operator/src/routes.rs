@@ -88,6 +88,7 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0, rules: Vec::new() }),
         affinity: affinity(canary),
         mirror: None,
+        audience: Vec::new(),
     })
 }
 
@@ -310,6 +311,7 @@ mod tests {
             http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0, rules: Vec::new() }),
             affinity: None,
             mirror: None,
+            audience: Vec::new(),
         };
         assert_eq!(route(&at("Progressing", 25)), wanted);
     }

@@ -6,6 +6,7 @@
 //! [`merge`] decides which operator replica's word counts.
 
 pub mod affinity;
+pub mod audience;
 pub mod balance;
 pub mod classify;
 pub mod flag;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use proxy_api::v1beta1 as api;
 
 use crate::affinity::{self, Affinity};
+use crate::audience::Audience;
 use crate::mirror::{self, Mirror};
-use crate::rules::{RuleError, Rules};
+use crate::rules::{Head, RuleError, Rules};
 use crate::split::{Arm, Split, mix};
 
 /// Time to establish a connection where the route does not say; pods of one cluster answer in a few milliseconds or not
@@ -52,6 +53,8 @@ pub struct Route {
     pub affinity: Option<Affinity>,
     /// What is done with single requests; none: forwarded, all of them.
     pub rules: Option<Rules>,
+    /// Who may see the canary; none: everybody.
+    pub audience: Option<Audience>,
     /// What is copied to the canary.
     pub mirror: Option<Mirror>,
     /// Keeps its positions over changes of the route.
@@ -147,15 +150,30 @@ pub enum Refusal {
 }
 
 impl Port {
-    /// The arm of a request with these header fields; `random` is used where a client is new.
-    pub fn choose<'a>(&self, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>, random: u64) -> Choice {
+    /// The arm of a request with these header fields; `head` is asked for where an audience is to be told from the others,
+    /// `random` is used where a client is new.
+    pub fn choose<'a, 'h>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        head: impl FnOnce() -> Head<'h>,
+        random: u64,
+    ) -> Choice {
         let route = &self.route;
-        let (arm, told) = match &route.affinity {
+        let (arm, told) = match (&route.audience, &route.affinity) {
             _ if !self.split => (Arm::Stable, None),
-            None => (route.split.pick(route.weight), None),
-            Some(affinity) => affinity.pick(affinity.bucket(fields), &route.split, route.weight, random),
+            (Some(audience), _) if !audience.holds(&head()) => (Arm::Stable, None),
+            (_, None) => (route.split.pick(route.weight), None),
+            (_, Some(affinity)) => affinity.pick(affinity.bucket(fields), &route.split, route.weight, random),
         };
         Choice { arm, told }
+    }
+}
+
+impl Route {
+    /// The arm of a connection of which nothing else is known.
+    #[must_use]
+    pub fn pick(&self) -> Arm {
+        if self.audience.is_some() { Arm::Stable } else { self.split.pick(self.weight) }
     }
 }
 
@@ -241,6 +259,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         rules: Rules::compile(&http.rules, previous.and_then(|previous| previous.rules.as_ref()))?,
+        audience: Audience::compile(&route.audience)?,
         mirror: mirror.flatten(),
         split,
         listening,

@@ -192,7 +192,7 @@ impl Connection<'_> {
             Some(Decision { answer: Some(_), .. }) => Choice { arm: Arm::Stable, told: None },
             _ => {
                 let fields = head.headers.iter().map(|header| (header.name, header.value));
-                view.port.choose(fields, self.worker.random())
+                view.port.choose(fields, || head.view(), self.worker.random())
             }
         };
         self.added.clear();

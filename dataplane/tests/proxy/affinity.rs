@@ -1,8 +1,9 @@
-//! Sticky sessions, over both versions of HTTP.
+//! Sticky sessions and A/B audiences, over both versions of HTTP.
 
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use tokio::net::TcpStream;
@@ -116,13 +117,18 @@ async fn a_header_pins_a_user_without_a_cookie() {
     assert!(saw.contains(&"old".to_owned()) && saw.contains(&"new".to_owned()));
 }
 
+async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
 #[tokio::test]
 async fn an_http2_client_is_told_and_stays_too() {
     let both = Both::new(by_cookie(), api::Protocol::Http).await;
-    let stream = TcpStream::connect(("127.0.0.1", both.bed.port)).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2(both.bed.port).await;
     let mut ask = async |jar: Option<&str>| {
         let mut request = Request::get("http://web/").version(Version::HTTP_2);
         // One cookie per field is what HTTP/2 clients may send.
@@ -141,4 +147,66 @@ async fn an_http2_client_is_told_and_stays_too() {
         assert_eq!(ask(Some(&jar)).await, (None, saw));
     }
     assert!((4..=6).contains(&canaries), "{canaries} of 50");
+}
+
+/// Two matches, by a header and by a cookie.
+fn audience() -> Vec<api::Match> {
+    let text = |kind| Some(api::TextMatch { kind: Some(kind) });
+    let one = |name: &str, kind| api::Match {
+        headers: vec![api::NamedMatch { name: name.into(), value: text(kind) }],
+        ..Default::default()
+    };
+    use api::text_match::Kind::{Exact, Regex};
+    vec![one("x-beta", Exact("yes".into())), one("cookie", Regex("(.*; )?group=b(;.*)?".into()))]
+}
+
+#[tokio::test]
+async fn at_full_weight_the_audience_sees_the_canary_and_nobody_else_does() {
+    let mut both = Both::new(by_cookie(), api::Protocol::Unspecified).await;
+    both.route.audience = audience();
+    both.weight(100).await;
+    let mut client = both.bed.connect().await;
+    for _ in 0..20 {
+        for (field, saw) in [
+            ("X-Beta: yes\r\n", "new"),
+            ("Cookie: a=b; group=b\r\n", "new"),
+            ("X-Beta: no\r\n", "old"),
+            ("Cookie: group=c\r\n", "old"),
+            ("", "old"),
+        ] {
+            let answer = ask(&mut client, field).await;
+            assert_eq!((answer.body.as_str(), answer.header("set-cookie")), (saw, None), "{field}");
+        }
+    }
+    assert_eq!(both.bed.counters(api::Arm::Canary).started, 40);
+    both.route.audience.clear();
+    both.weight(100).await;
+    assert_eq!(ask(&mut client, "").await.body, "new");
+}
+
+#[tokio::test]
+async fn the_weight_splits_the_audience_exactly_whoever_else_comes() {
+    let mut both = Both::new(by_cookie(), api::Protocol::Unspecified).await;
+    (both.route.audience, both.route.affinity) = (audience(), None);
+    both.weight(20).await;
+    let mut client = both.bed.connect().await;
+    let mut canaries = 0;
+    for _ in 0..100 {
+        assert_eq!(ask(&mut client, "").await.body, "old");
+        canaries += usize::from(ask(&mut client, "X-Beta: yes\r\n").await.body == "new");
+    }
+    assert!((19..=21).contains(&canaries), "{canaries} of 100");
+}
+
+#[tokio::test]
+async fn an_audience_is_told_by_its_http2_headers_too() {
+    let mut both = Both::new(by_cookie(), api::Protocol::Http).await;
+    both.route.audience = audience();
+    both.weight(100).await;
+    let mut sender = http2(both.bed.port).await;
+    for (name, value, saw) in [("x-beta", "yes", "new"), ("x-beta", "no", "old"), ("cookie", "group=b", "new")] {
+        let request = Request::get("http://web/").version(Version::HTTP_2).header(name, value);
+        let answer = within(sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), saw, "{name}: {value}");
+    }
 }
