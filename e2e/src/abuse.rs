@@ -163,7 +163,13 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     let until = Instant::now() + force.time;
     let idle = matches!(attack.client, Client::Idle);
     let count = if idle { force.idle } else { attack.clients };
-    let attackers: Vec<_> = (0..count).map(|_| tokio::spawn(clients::attack(attack.client, victim, until))).collect();
+    // One after the other: a thousand connections in a second are harm enough.
+    let client = attack.client;
+    let start = move |number: usize| async move {
+        tokio::time::sleep(Duration::from_millis(number as u64)).await;
+        clients::attack(client, victim, until).await
+    };
+    let attackers: Vec<_> = (0..count).map(|number| tokio::spawn(start(number))).collect();
     let mut most = resident;
     while Instant::now() < until {
         tokio::time::sleep(LOOK).await;
