@@ -356,6 +356,11 @@ def between():
     case("S.3", [frame(TEXT, b"half")[:3]], [], half_close=True)
 
 
+def codes(frame):
+    """A close without its reason: wsproto tells the position of a fault within what it happened to have read."""
+    return (CLOSE, frame[3][:4]) if frame[0] == CLOSE else frame
+
+
 def judge(name, got, back):
     """What is wrong with what came back, if anything."""
     if got[-1] != "closed":
@@ -382,7 +387,8 @@ def main():
     for name, (pieces, back, half_close) in CASES.items():
         answers = [drive(port, pieces, half_close) for port in ports]
         faults = [judge(name, answer, back) for answer in answers]
-        if any(faults) or any(answer != answers[0] for answer in answers):
+        told = [answer if isinstance(back, list) else [codes(frame) for frame in answer] for answer in answers]
+        if any(faults) or any(other != told[0] for other in told):
             failed += 1
             print(f"{name}: {faults} {[repr(answer)[:400] for answer in answers]}")
     print(f"websocket: {len(CASES) - failed} of {len(CASES)} cases passed at {len(ports)} ports")
