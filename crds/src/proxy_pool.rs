@@ -40,6 +40,49 @@ pub struct ProxyPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     pub log_level: Option<String>,
+    /// Access log of the proxies, JSON on their standard output; off if absent. A change rolls the proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+    /// Traces of the requests that pass the proxies; off if absent. A change rolls the proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
+}
+
+/// Which requests get a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("(self.mode == 'Sampled') == has(self.ratio)").message("ratio is for mode Sampled, which needs it"))]
+pub struct AccessLog {
+    /// Which requests are logged.
+    pub mode: AccessLogMode,
+    /// Share of the requests, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub ratio: Option<f64>,
+}
+
+/// Which requests are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AccessLogMode {
+    /// None.
+    Off,
+    /// Those that failed or have a response flag.
+    Errors,
+    /// A share of all.
+    Sampled,
+}
+
+/// Where spans go and how many.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tracing {
+    /// Collector, OTLP over gRPC, such as `http://otel-collector.monitoring:4317`.
+    #[schemars(length(max = 300), regex(pattern = r"^http://[^/\s]+$"))]
+    pub endpoint: String,
+    /// Share of the traces begun at the proxies that is sampled, 0 to 1; a caller's decision is kept.
+    #[serde(default = "default_sampling_ratio")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sampling_ratio: f64,
 }
 
 /// The admission table, for people.
@@ -58,6 +101,10 @@ pub struct ProxyPoolStatus {
     /// `<service>:<port>/<protocol>` and the listening port that serves it.
     #[serde(default)]
     pub ports: BTreeMap<String, i32>,
+}
+
+fn default_sampling_ratio() -> f64 {
+    0.01
 }
 
 fn default_replicas() -> i32 {

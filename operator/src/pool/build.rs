@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crds::{
     ProxyPool,
     names::{FIELD_MANAGER, POOL_DEFAULT, POOL_LABEL, POOL_NAME},
+    proxy_pool::{AccessLog, AccessLogMode, Tracing},
 };
 use k8s_openapi::{
     api::{
@@ -184,6 +185,11 @@ fn container(pool: &ProxyPool, settings: &PoolSettings) -> Container {
         format!("--state-dir={STATE_FOLDER}"),
     ];
     args.extend(pool.spec.workers.map(|workers| format!("--workers={workers}")));
+    args.extend(pool.spec.access_log.as_ref().and_then(access_log));
+    if let Some(Tracing { endpoint, sampling_ratio }) = &pool.spec.tracing {
+        args.push(format!("--tracing-endpoint={endpoint}"));
+        args.push(format!("--tracing-ratio={sampling_ratio}"));
+    }
     let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -217,6 +223,14 @@ fn container(pool: &ProxyPool, settings: &PoolSettings) -> Container {
             mount("state", STATE_FOLDER, false),
         ]),
         ..Container::default()
+    }
+}
+
+fn access_log(AccessLog { mode, ratio }: &AccessLog) -> Option<String> {
+    match (mode, ratio) {
+        (AccessLogMode::Off, _) | (AccessLogMode::Sampled, None) => None,
+        (AccessLogMode::Errors, _) => Some("--access-log=errors".to_owned()),
+        (AccessLogMode::Sampled, Some(ratio)) => Some(format!("--access-log={ratio}")),
     }
 }
 
@@ -380,6 +394,22 @@ mod tests {
             spec["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"],
             json!({ "audience": "sluice-operator", "expirationSeconds": 3600, "path": "token" })
         );
+    }
+
+    #[test]
+    fn the_access_log_and_traces_become_arguments() {
+        let args = |spec: Value| {
+            let args = built(spec, &mk_settings())["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+            args.as_array().unwrap()[4..].to_vec()
+        };
+        assert_eq!(args(json!({ "accessLog": { "mode": "Off" } })), Vec::<Value>::new());
+        assert_eq!(args(json!({ "accessLog": { "mode": "Errors" } })), ["--access-log=errors"]);
+        let both = json!({
+            "accessLog": { "mode": "Sampled", "ratio": 0.5 },
+            "tracing": { "endpoint": "http://collector:4317" }
+        });
+        let expected = ["--access-log=0.5", "--tracing-endpoint=http://collector:4317", "--tracing-ratio=0.01"];
+        assert_eq!(args(both), expected);
     }
 
     #[test]
