@@ -1,6 +1,8 @@
-//! The admin port: `/metrics`, `/livez`, `/readyz`, `/config`. Reads only; nothing here changes the proxy.
+//! The admin port: `/metrics`, `/livez`, `/readyz`, `/config`, `/clusters`, `/stats`. Reads only; nothing here changes the proxy.
 
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -14,18 +16,21 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use routing::Table;
+use routing::{Port, Table};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::exposition;
 use crate::process::Shared;
+use crate::upstream::Glance;
 
 /// Connections that are served at a time: a scraper, the kubelet, and some people.
 const MAX_CONNECTIONS: usize = 64;
 /// Time that a client has for the head of a request, idle time included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ports in one answer; the next ones are asked for with `?after=`.
+const MAX_PORTS: usize = 500;
 /// A worker that has not beaten for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -52,7 +57,7 @@ pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn connection(stream: TcpStream, shared: &Shared, pulse: &Pulse) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, shared, pulse)) });
+    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, shared, pulse).await) });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -62,7 +67,7 @@ async fn connection(stream: TcpStream, shared: &Shared, pulse: &Pulse) {
     }
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> Response<Full<Bytes>> {
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
@@ -75,8 +80,14 @@ fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> Respon
         "/livez" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a worker is stuck\n".to_owned()),
         "/readyz" if shared.ready() => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
         "/readyz" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not configured, or draining\n".to_owned()),
-        "/config" => respond(StatusCode::OK, "application/json", format!("{:#}\n", dump(&shared.table()))),
-        _ => respond(StatusCode::NOT_FOUND, TEXT, "try /metrics, /livez, /readyz, /config\n".to_owned()),
+        "/config" => json_answer(&dump(&shared.table(), after(request))),
+        "/clusters" => json_answer(&clusters(&shared.table(), &shared.glances().await, after(request))),
+        "/stats" => json_answer(&stats(shared)),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "try /metrics, /livez, /readyz, /config, /clusters, /stats\n".to_owned(),
+        ),
     }
 }
 
@@ -87,36 +98,103 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
     response
 }
 
-fn dump(table: &Table) -> Value {
+fn json_answer(value: &Value) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+/// `?after=PORT`: where the answer before this one ended.
+fn after(request: &Request<Incoming>) -> u16 {
+    let mut pairs = request.uri().query().unwrap_or_default().split('&');
+    pairs.find_map(|pair| pair.strip_prefix("after=")?.parse().ok()).unwrap_or(0)
+}
+
+/// A page of ports, with the value of `after` that the next one needs, if there is one.
+fn page(table: &Table, after: u16, one: impl Fn(&Port) -> Value) -> Value {
+    let mut ports = table.ports().iter().filter(|(number, _)| **number > after);
+    let shown: Vec<_> = ports.by_ref().take(MAX_PORTS).collect();
+    let next = ports.next().and(shown.last()).map(|(number, _)| **number);
+    json!({ "ports": shown.into_iter().map(|(_, port)| one(port)).collect::<Vec<_>>(), "next": next })
+}
+
+/// Endpoints with what all workers together say of them.
+fn clusters(table: &Table, glances: &[HashMap<SocketAddr, Glance>], after: u16) -> Value {
+    let endpoint = |target: &routing::Target| {
+        let seen: Vec<&Glance> = glances.iter().filter_map(|worker| worker.get(&target.address)).collect();
+        let slowest = seen.iter().map(|glance| glance.micros).fold(0.0, f64::max);
+        json!({
+            "address": target.address.to_string(),
+            "pod": target.pod,
+            "inFlight": seen.iter().map(|glance| u64::from(glance.in_flight)).sum::<u64>(),
+            "idleConnections": seen.iter().map(|glance| glance.idle).sum::<usize>(),
+            "http2Connections": seen.iter().map(|glance| glance.shared).sum::<usize>(),
+            "latencyMs": slowest / 1e3,
+        })
+    };
+    let mut page = page(table, after, |port| {
+        json!({
+            "port": port.number,
+            "service": format!("{}/{}", port.route.namespace, port.route.service),
+            "stable": port.stable.iter().map(endpoint).collect::<Vec<_>>(),
+            "canary": port.canary.iter().map(endpoint).collect::<Vec<_>>(),
+        })
+    });
+    page["workers"] = glances.len().into();
+    page
+}
+
+/// Totals of the process.
+fn stats(shared: &Shared) -> Value {
+    let (mut started, mut errors, mut client_errors, mut in_flight) = (0, 0, 0, 0);
+    let mut flags = BTreeMap::<&str, u64>::new();
+    for (_, series) in shared.registry.snapshot() {
+        let totals = series.totals();
+        started += totals.started;
+        errors += totals.errors;
+        client_errors += totals.client_errors;
+        in_flight += totals.in_flight;
+        for (flag, count) in totals.flags {
+            *flags.entry(flag.name()).or_default() += count;
+        }
+    }
+    let table = shared.table();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": shared.ready(),
+        "workers": shared.heartbeats().len(),
+        "routes": table.routes().len(),
+        "ports": table.ports().len(),
+        "connections": shared.registry.open_connections(),
+        "connectionsRefused": shared.registry.refused_connections(),
+        "requests": { "started": started, "inFlight": in_flight, "clientErrors": client_errors, "errors": errors },
+        "flags": flags,
+    })
+}
+
+fn dump(table: &Table, after: u16) -> Value {
     let endpoints = |targets: &[routing::Target]| -> Vec<Value> {
         targets.iter().map(|t| json!({ "address": t.address.to_string(), "pod": t.pod })).collect()
     };
-    let ports: Vec<Value> = table
-        .ports()
-        .values()
-        .map(|port| {
-            let route = &port.route;
-            json!({
-                "port": port.number,
-                "servicePort": port.service_port,
-                "protocol": format!("{:?}", port.protocol),
-                "split": port.split,
-                "uid": route.uid,
-                "counter": route.counter,
-                "namespace": route.namespace,
-                "service": route.service,
-                "canary": route.canary,
-                "weight": route.weight,
-                "stableRevision": route.stable_revision,
-                "canaryRevision": route.canary_revision,
-                "requestTimeoutMs": route.request_timeout.map(|limit| limit.as_millis() as u64),
-                "connectTimeoutMs": route.connect_timeout.as_millis() as u64,
-                "stable": endpoints(&port.stable),
-                "canary": endpoints(&port.canary),
-            })
+    page(table, after, |port| {
+        let route = &port.route;
+        json!({
+            "port": port.number,
+            "servicePort": port.service_port,
+            "protocol": format!("{:?}", port.protocol),
+            "split": port.split,
+            "uid": route.uid,
+            "counter": route.counter,
+            "namespace": route.namespace,
+            "service": route.service,
+            "canary": route.canary,
+            "weight": route.weight,
+            "stableRevision": route.stable_revision,
+            "canaryRevision": route.canary_revision,
+            "requestTimeoutMs": route.request_timeout.map(|limit| limit.as_millis() as u64),
+            "connectTimeoutMs": route.connect_timeout.as_millis() as u64,
+            "stable": endpoints(&port.stable),
+            "canary": endpoints(&port.canary),
         })
-        .collect();
-    json!({ "ports": ports })
+    })
 }
 
 /// When each worker was last seen to beat.

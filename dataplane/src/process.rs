@@ -1,23 +1,26 @@
 //! The whole proxy: its workers, the table in force, and its life from start to drained. Tests run it in-process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use routing::Table;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::stats::Registry;
+use crate::upstream::Glance;
 use crate::worker::{self, Command, Handle, Phase};
 
 /// Time that a worker has to take a table over. It takes microseconds; a worker that is stuck must not stop the others
 /// from being acknowledged about, so it counts as failed.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that workers have to say how their endpoints are.
+const GLANCE_TIMEOUT: Duration = Duration::from_millis(500);
 /// After the listeners are closed: time for clients to use their idle connections a last time and be told to close.
 const LINGER: Duration = Duration::from_secs(5);
 /// How often the drain looks whether connections are left.
@@ -40,6 +43,8 @@ pub struct Shared {
     configured: AtomicBool,
     phase: watch::Receiver<Phase>,
     heartbeats: Vec<Arc<AtomicU64>>,
+    /// Weak: a worker ends when the process lets go of it.
+    commands: Vec<mpsc::WeakSender<Command>>,
 }
 
 /// How to run.
@@ -67,9 +72,10 @@ impl Proxy {
             .map(|i| worker::spawn(i, Arc::clone(&registry), settings.address, receiver.clone(), settings.seed))
             .collect::<io::Result<Vec<_>>>()?;
         let heartbeats = workers.iter().map(|worker| Arc::clone(&worker.heartbeat)).collect();
+        let commands = workers.iter().map(|worker| worker.commands.downgrade()).collect();
         let table = ArcSwap::from_pointee(Table::new(settings.seed));
         let configured = AtomicBool::new(false);
-        let shared = Arc::new(Shared { registry, table, configured, phase: receiver, heartbeats });
+        let shared = Arc::new(Shared { registry, table, configured, phase: receiver, heartbeats, commands });
         Ok(Self { workers, shared, phase })
     }
 
@@ -140,6 +146,22 @@ impl Shared {
     #[must_use]
     pub fn ready(&self) -> bool {
         self.configured.load(Relaxed) && *self.phase.borrow() == Phase::Serving
+    }
+
+    /// The endpoints as each worker sees them, of those that answer within [`GLANCE_TIMEOUT`].
+    pub async fn glances(&self) -> Vec<HashMap<SocketAddr, Glance>> {
+        let ask = |worker: &mpsc::WeakSender<Command>| {
+            let (wanted, answer) = oneshot::channel();
+            worker.upgrade()?.try_send(Command::Glance(wanted)).ok()?;
+            Some(answer)
+        };
+        let asked: Vec<_> = self.commands.iter().filter_map(ask).collect();
+        let until = Instant::now() + GLANCE_TIMEOUT;
+        let mut seen = Vec::with_capacity(asked.len());
+        for answer in asked {
+            seen.extend(tokio::time::timeout_at(until, answer).await.into_iter().flatten());
+        }
+        seen
     }
 
     /// Heartbeats of the workers; each rises every second.

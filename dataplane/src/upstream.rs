@@ -124,6 +124,19 @@ impl Version {
     }
 }
 
+/// One endpoint as one worker sees it at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance {
+    /// Requests under way.
+    pub in_flight: u32,
+    /// Idle HTTP/1.1 connections.
+    pub idle: usize,
+    /// HTTP/2 connections.
+    pub shared: usize,
+    /// Weighted latency, in microseconds; fades while nothing is observed.
+    pub micros: f64,
+}
+
 /// Why no connection could be made; always safe to try elsewhere.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -166,6 +179,14 @@ impl Upstream {
     #[must_use]
     pub fn load(&self) -> f64 {
         self.latency.get().load(self.in_flight.get(), self.started.elapsed())
+    }
+
+    /// What a look at the worker says of this endpoint.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        let idle = self.plain.borrow().len() + self.idle.borrow().len();
+        let micros = self.latency.get().micros(self.started.elapsed());
+        Glance { in_flight: self.in_flight.get(), idle, shared: self.shared.borrow().len(), micros }
     }
 
     /// An answer (or a failure that counts as slow) took `latency`.

@@ -12,7 +12,7 @@ use routing::{Arm, Port, Table};
 
 use crate::mirror::Mirrored;
 use crate::stats::{Cell, Registry};
-use crate::upstream::Upstream;
+use crate::upstream::{Glance, Upstream};
 
 /// A port of the table as one worker uses it.
 #[derive(Debug)]
@@ -91,6 +91,12 @@ impl Views {
     #[must_use]
     pub fn slots(&self) -> &BTreeMap<u16, Rc<Slot>> {
         &self.slots
+    }
+
+    /// Every endpoint as it is now.
+    #[must_use]
+    pub fn glance(&self) -> HashMap<SocketAddr, Glance> {
+        self.upstreams.iter().map(|(address, upstream)| (*address, upstream.glance())).collect()
     }
 
     /// Closes connections to endpoints that nobody has used for a while.

@@ -2,9 +2,9 @@
 //! [`Command`]s and by the process's [`Phase`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::listener::{self, Listener};
 use crate::stats::Registry;
+use crate::upstream::Glance;
 use crate::view::Views;
 use crate::watch::Watches;
 
@@ -45,6 +46,8 @@ pub enum Phase {
 pub enum Command {
     /// Take a table over, and answer with the ports that could not be opened.
     Apply(Arc<Table>, oneshot::Sender<BTreeMap<u16, String>>),
+    /// Say how its endpoints are.
+    Glance(oneshot::Sender<HashMap<SocketAddr, Glance>>),
 }
 
 /// The process's end of a worker.
@@ -171,6 +174,10 @@ async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Re
         tokio::select! {
             command = commands.recv() => match command {
                 None => return,
+                Some(Command::Glance(wanted)) => {
+                    // Who asked may have gone.
+                    let _ = wanted.send(views.borrow().glance());
+                }
                 Some(Command::Apply(table, applied)) => {
                     views.borrow_mut().apply(&table, &worker.registry, worker.index);
                     let errors = listen(&worker, &views.borrow(), &mut listeners, address);

@@ -42,6 +42,12 @@ impl PeakEwma {
         (self.micros * self.kept(now) + 1.0) * f64::from(in_flight + 1)
     }
 
+    /// The latency as it is weighed now, in microseconds.
+    #[must_use]
+    pub fn micros(&self, now: Duration) -> f64 {
+        self.micros * self.kept(now)
+    }
+
     fn kept(&self, now: Duration) -> f64 {
         (-now.saturating_sub(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp()
     }

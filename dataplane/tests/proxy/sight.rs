@@ -326,3 +326,29 @@ async fn listening() -> (Origin, Arc<Mutex<Vec<http::HeaderMap>>>) {
     .await;
     (origin, heard)
 }
+
+#[tokio::test]
+async fn the_admin_port_shows_endpoints_and_totals() {
+    let origin = Origin::text("ok").await;
+    let bed = Bed::new(|route| stable(route, origin.address)).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(dataplane::admin::serve(listener, bed.proxy.shared()));
+    assert_eq!(bed.get("/").await.status, 200);
+    bed.counters(api::Arm::Stable);
+    let ask = async |path: &str| -> serde_json::Value {
+        let answer = crate::common::Client::connect(port).await.get(path).await;
+        assert_eq!(answer.status, 200);
+        serde_json::from_str(&answer.body).unwrap()
+    };
+    let clusters = ask("/clusters").await;
+    assert_eq!((&clusters["workers"], &clusters["next"]), (&json!(2), &json!(null)));
+    let endpoint = &clusters["ports"][0]["stable"][0];
+    assert_eq!((&endpoint["address"], &endpoint["inFlight"]), (&json!(origin.address.to_string()), &json!(0)));
+    assert!(endpoint["latencyMs"].as_f64().unwrap() > 0.0);
+    let stats = ask("/stats").await;
+    assert_eq!((&stats["requests"]["started"], &stats["routes"]), (&json!(1), &json!(1)));
+    let config = ask("/config?after=1").await;
+    assert_eq!(config["ports"][0]["service"], "web");
+    assert_eq!(ask(&format!("/config?after={}", bed.port)).await["ports"], json!([]));
+}
