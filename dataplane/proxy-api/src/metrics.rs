@@ -53,3 +53,23 @@ pub const LABEL_RESULT: &str = "result";
 pub const ARM_STABLE: &str = "stable";
 /// Value of [`LABEL_ARM`] for the version under test.
 pub const ARM_CANARY: &str = "canary";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    fn names(text: &str) -> BTreeSet<&str> {
+        let parts = text.match_indices("sluice_proxy_").map(|(at, _)| &text[at..]);
+        parts.map(|part| part.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap()).collect()
+    }
+
+    /// Only the constants: this module has names in its text, too.
+    fn ours() -> BTreeSet<&'static str> {
+        include_str!("metrics.rs").lines().filter(|line| line.starts_with("pub const ")).flat_map(names).collect()
+    }
+
+    #[test]
+    fn every_series_is_documented_and_nothing_else_is() {
+        assert_eq!(ours(), names(include_str!("../../../docs/observability.md")));
+    }
+}
