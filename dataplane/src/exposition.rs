@@ -76,6 +76,10 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
     head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
     writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())?;
+    head(out, names::REJECTED_TOTAL, "counter", "HTTP/1 requests refused before they had a route, by status code.")?;
+    for (code, count) in registry.rejected() {
+        writeln!(out, "{}{{{}=\"{code}\"}} {count}", names::REJECTED_TOTAL, names::LABEL_CODE)?;
+    }
     match registry.sight() {
         None => Ok(()),
         Some(sight) => sight_counts(out, &sight.counts),

@@ -37,6 +37,8 @@ pub struct Registry {
     connections: Vec<AtomicU64>,
     max_connections: u64,
     refused: AtomicU64,
+    /// Requests without a route that were refused, by status.
+    rejected: Mutex<BTreeMap<u16, u64>>,
     mirrors: mirror::Counters,
     sight: OnceLock<Arc<Sight>>,
 }
@@ -235,9 +237,21 @@ impl Registry {
             connections,
             max_connections,
             refused: AtomicU64::new(0),
+            rejected: Mutex::default(),
             mirrors: mirror::Counters::default(),
             sight: OnceLock::new(),
         })
+    }
+
+    /// A request was refused with `status` before it had a route.
+    pub fn reject(&self, status: u16) {
+        *self.rejected.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
+    }
+
+    /// Requests refused before they had a route, by status.
+    #[must_use]
+    pub fn rejected(&self) -> BTreeMap<u16, u64> {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes requests visible from now on; only the first call counts.

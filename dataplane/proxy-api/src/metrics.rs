@@ -36,6 +36,8 @@ pub const LABEL_RULE: &str = "rule";
 pub const LABEL_ACTION: &str = "action";
 /// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
 pub const LABEL_CODE: &str = "code";
+/// Counter: HTTP/1 requests that were refused before they had a route, by `code`: 400, 408, 431 and others.
+pub const REJECTED_TOTAL: &str = "sluice_proxy_rejected_total";
 /// Counter: access log lines that were lost.
 pub const ACCESS_LOG_DROPPED_TOTAL: &str = "sluice_proxy_access_log_dropped_total";
 /// Counter: spans that the collector took.

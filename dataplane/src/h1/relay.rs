@@ -65,6 +65,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
     };
     if watch.guard(connection.run()).await.is_none() && watch.stage() == Stage::Head {
         // One attempt: the watch has done its work, and a client that reads as slowly as it writes is not waited for.
+        worker.registry().reject(StatusCode::REQUEST_TIMEOUT.as_u16());
         let mut answer = Vec::new();
         answer::own(&mut answer, StatusCode::REQUEST_TIMEOUT, "request head took too long", true, false);
         let _ = connection.stream.try_write(&answer);
@@ -477,6 +478,7 @@ impl Connection<'_> {
         if reject == request::NOT_HTTP {
             return Next::Linger;
         }
+        self.worker.registry().reject(reject.status.as_u16());
         self.refuse(reject.status, reject.reason).await
     }
 

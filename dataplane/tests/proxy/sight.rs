@@ -352,3 +352,16 @@ async fn the_admin_port_shows_endpoints_and_totals() {
     assert_eq!(config["ports"][0]["service"], "web");
     assert_eq!(ask(&format!("/config?after={}", bed.port)).await["ports"], json!([]));
 }
+
+#[tokio::test]
+async fn what_is_refused_before_it_has_a_route_is_counted() {
+    let bed = Bed::new(|_| {}).await;
+    let long = "a".repeat(40_000);
+    let answer = bed.connect().await.send(&format!("GET / HTTP/1.1\r\nHost: web\r\nX: {long}\r\n\r\n")).await;
+    assert_eq!(answer.status, 431);
+    assert_eq!(bed.connect().await.send("GET / HTTP/1.1\r\n\r\n").await.status, 400);
+    let metrics = bed.metrics();
+    for code in [400, 431] {
+        assert!(metrics.contains(&format!("sluice_proxy_rejected_total{{code=\"{code}\"}} 1\n")), "{metrics}");
+    }
+}
