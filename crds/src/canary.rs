@@ -11,6 +11,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::verdict::{Verdict, VerdictStatus};
+
 /// Progressive delivery for one Deployment behind one Service.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
@@ -29,6 +31,8 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(name = "Since", type_ = "date", json_path = ".status.lastTransitionTime"),
+    printcolumn(name = "Evidence", type_ = "string", json_path = ".status.verdict.evidence", priority = 1),
+    printcolumn(name = "Needed", type_ = "string", json_path = ".status.verdict.needed", priority = 1),
     printcolumn(name = "Failed Checks", type_ = "integer", json_path = ".status.failedChecks", priority = 1),
     printcolumn(name = "Stable", type_ = "string", json_path = ".status.stableRevision", priority = 1),
     printcolumn(name = "Canary", type_ = "string", json_path = ".status.canaryRevision", priority = 1),
@@ -130,6 +134,10 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 20))]
     pub metrics: Option<Vec<Metric>>,
+    /// How the canary is compared with the stable version on what the proxies saw, each second. Absent: enforced with the
+    /// defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// Who is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
@@ -306,12 +314,15 @@ pub struct CanaryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "opaque")]
     pub journal: Option<serde_json::Value>,
+    /// What the verdict says of the release, or said of the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<VerdictStatus>,
     /// `Ready`, `Reconciling`, `Stalled`, `Promoted`.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }
 
-fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+pub(crate) fn opaque(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
 }
 

@@ -26,7 +26,7 @@ use kube::{
         reflector::ObjectRef,
     },
 };
-use rollout::{Check, Decision, Phase, Reason, Route, Setup, State};
+use rollout::{Check, Judgement, Phase, Reason, Route, Setup, State, verdict::Decision};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -45,6 +45,7 @@ use crate::{
     services, setup, status,
     table::{Bindings, Table},
     teardown, validate,
+    verdict::Verdicts,
     workload::{self, WorkloadError},
 };
 
@@ -68,6 +69,7 @@ pub struct Context {
     pub authority: Authority,
     pub pool: PoolSettings,
     pub bindings: Bindings,
+    pub verdicts: Verdicts,
     memory: Mutex<HashMap<String, Memory>>,
 }
 
@@ -82,6 +84,7 @@ struct Memory {
     restored: Option<Instant>,
     facts: Vec<Fact>,
     told_trouble: Option<String>,
+    told_verdict: Option<&'static str>,
 }
 
 /// A pass that did not come to its end.
@@ -147,6 +150,7 @@ impl Context {
             authority,
             pool,
             bindings: Bindings::default(),
+            verdicts: Verdicts::default(),
             memory: Mutex::default(),
         }
     }
@@ -322,7 +326,9 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     }
     let world = World::read(&context.caches, canary);
     let state = status::decode(&world.canary, Utc::now())?;
-    let plan = match validate::plan(&world.canary.spec) {
+    let valid = validate::plan(&world.canary.spec);
+    let valid = valid.and_then(|plan| validate::verdict(&world.canary.spec).map(|_| plan));
+    let plan = match valid {
         Ok(plan) => plan,
         // Nothing is planned any more, and a spec that cannot be carried out must not keep the object for ever.
         Err(_) if deleting => validate::plan_without_analysis(&world.canary.spec),
@@ -337,7 +343,8 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
         Some(_) | None => Check::NotMade,
     };
     let trouble = trouble(context, &world, &state).await;
-    let seen = observe::observation(&world, &state, setup, route, check, trouble);
+    let judgement = judgement(context, &world, &state);
+    let seen = observe::observation(&world, &state, setup, route, check, judgement, trouble);
     let now = Utc::now();
     let decision = rollout::step(&plan, &state, &seen, now);
     let world = persist(context, world, &decision.state).await?;
@@ -412,6 +419,23 @@ async fn check(context: &Context, world: &World, state: &State) -> Check {
     checked.check
 }
 
+/// What the verdict says; where it is only told, it is told here, once for each word.
+fn judgement(context: &Context, world: &World, state: &State) -> Judgement {
+    if !state.phase.is_release() || state.weight == 0 {
+        return Judgement::NotAsked;
+    }
+    if let Some(verdict) = context.verdicts.verdict(&world.canary, state).filter(|verdict| !verdict.enforced()) {
+        let told = context.remember(&world.canary).told_verdict.replace(verdict.reason());
+        if told != Some(verdict.reason()) {
+            let severity =
+                if matches!(verdict.decision, Decision::Rollback(_)) { Severity::Warn } else { Severity::Info };
+            let note = format!("{} (verdict.mode warn: told only)", verdict.sentence());
+            context.desk.event(&world.canary, severity, verdict.reason(), &format!("Verdict{}", state.counter), &note);
+        }
+    }
+    context.verdicts.judgement(&world.canary, state)
+}
+
 /// What ails the canary's pods; asked while some are lacking, and not on every pass.
 async fn trouble(context: &Context, world: &World, state: &State) -> Option<String> {
     let revision = state.canary.as_ref().filter(|_| matches!(state.phase, Phase::Progressing | Phase::Promoting))?;
@@ -437,9 +461,14 @@ async fn trouble(context: &Context, world: &World, state: &State) -> Option<Stri
 
 /// Writes the journal by compare-and-swap, if it says anything new, and lets the proxies have it at once.
 async fn persist(context: &Context, mut world: World, state: &State) -> Result<World, Error> {
-    let status = status::encode(&world.canary, state, Utc::now());
-    if world.canary.status.as_ref() == Some(&status) {
+    let now = Utc::now();
+    let due = context.verdicts.is_due(&world.canary, state);
+    if !due && world.canary.status.as_ref() == Some(&status::encode(&world.canary, state, now)) {
         return Ok(world);
+    }
+    let mut status = status::encode(&world.canary, &with_numbers(context, &world.canary, state), now);
+    if let Some(said) = context.verdicts.status(&world.canary, state) {
+        status.verdict = Some(said);
     }
     let mut wanted = Canary::clone(&world.canary);
     wanted.status = Some(status);
@@ -451,6 +480,7 @@ async fn persist(context: &Context, mut world: World, state: &State) -> Result<W
         Err(error) if error.is_conflict() || error.is_not_found() => return Err(Error::Conflict(error)),
         Err(error) => return Err(error.into()),
     };
+    context.verdicts.written(&written);
     context.remember(&written).written = Some(written.clone());
     world.canary = written;
     if let Some(route) = feed::route(&world) {
@@ -459,13 +489,22 @@ async fn persist(context: &Context, mut world: World, state: &State) -> Result<W
     Ok(world)
 }
 
+/// `state` with the verdict's numbers of this moment: they move each second, and are written when something is.
+fn with_numbers(context: &Context, canary: &Canary, state: &State) -> State {
+    let Reason::Verdict(wait, _) = state.reason else { return state.clone() };
+    match context.verdicts.verdict(canary, state).filter(|verdict| verdict.decision == Decision::Wait(wait)) {
+        Some(verdict) => State { reason: Reason::Verdict(wait, verdict.sentence()), ..state.clone() },
+        None => state.clone(),
+    }
+}
+
 /// A Canary that was refused must not fight for the arms of the one that has the Service.
 fn owns_arms(world: &World, service: &Service) -> bool {
     let table = Table::parse(world.table.as_deref());
     world.canary.metadata.deletion_timestamp.is_none() && table.is_owner(&world.canary.name_any(), &service.name_any())
 }
 
-async fn carry_out(context: &Context, world: &World, decision: &Decision, drained: bool) -> Result<(), Error> {
+async fn carry_out(context: &Context, world: &World, decision: &rollout::Decision, drained: bool) -> Result<(), Error> {
     if let Some(service) = world.service.as_deref().filter(|service| owns_arms(world, service)) {
         let arms = services::arms(&world.canary, &world.selector(), service, world.primary_service.as_deref());
         services::ensure(&context.client, &arms.primary, world.primary_service.as_deref())
@@ -487,7 +526,7 @@ async fn carry_out(context: &Context, world: &World, decision: &Decision, draine
     Ok(())
 }
 
-fn tell(context: &Context, world: &World, decision: &Decision) {
+fn tell(context: &Context, world: &World, decision: &rollout::Decision) {
     let facts = context.remember(&world.canary).facts.clone();
     for happening in &decision.happenings {
         context.desk.tell(&world.canary, &decision.state, happening, &facts, Utc::now());
@@ -500,6 +539,7 @@ fn tell(context: &Context, world: &World, decision: &Decision) {
             | rollout::Happening::Started { .. }
             | rollout::Happening::Weight(_)
             | rollout::Happening::Held(_)
+            | rollout::Happening::Shown { .. }
             | rollout::Happening::CheckFailed { .. } => {}
         }
     }

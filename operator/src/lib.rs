@@ -31,4 +31,5 @@ pub mod teardown;
 pub mod telemetry;
 pub mod template;
 pub mod validate;
+pub mod verdict;
 pub mod workload;

@@ -21,7 +21,8 @@ use kube::{
     runtime::reflector::ObjectRef,
 };
 use rollout::{
-    CanarySet, Check, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView, Template, Verbs,
+    CanarySet, Check, Judgement, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView,
+    Template, Verbs,
 };
 use serde_json::Value;
 
@@ -128,6 +129,7 @@ pub fn observation(
     setup: Setup,
     route: Route,
     check: Check,
+    judgement: Judgement,
     trouble: Option<String>,
 ) -> Observation {
     Observation {
@@ -137,6 +139,7 @@ pub fn observation(
         canary: canary_set(world, state, trouble),
         route,
         check,
+        judgement,
         verbs: verbs(&world.canary),
     }
 }

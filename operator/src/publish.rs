@@ -1,7 +1,7 @@
 //! The config stream as the rest of the operator sees it: routes in, acknowledgements and counters out.
 //!
 //! [`Publisher`] holds the newest route of each Canary and says who has it in force; `book` decides what each stream gets,
-//! `server` carries it, `counters` adds up what proxies counted. It reads no Kubernetes object and builds no route.
+//! `server` carries it, `counters` keeps what proxies counted last. It reads no Kubernetes object and builds no route.
 
 mod book;
 mod counters;
@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
-use proxy_api::v1beta1::{Ack, Arm, Counters, Route};
+use proxy_api::v1beta1::{Ack, Counters, Route};
+use rollout::verdict::Report;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_stream::wrappers::BroadcastStream;
@@ -21,7 +22,6 @@ use crate::admin::Metrics;
 use crate::identity::Proxy;
 use book::{Book, Next, StreamKey};
 
-pub use counters::Totals;
 pub use server::{ServeError, serve};
 
 /// Changes that a reader may be behind by; past that it is told of every Canary instead.
@@ -147,10 +147,11 @@ impl Publisher {
         })
     }
 
-    /// What the proxies counted for one arm of one revision of the route `uid`.
+    /// What the connected proxies counted for the route `uid` since `after`, each at most once, and what to pass as `after`
+    /// next time; 0 at first.
     #[must_use]
-    pub fn totals(&self, uid: &str, revision: &str, arm: Arm) -> Totals {
-        self.book().counters().totals(uid, revision, arm)
+    pub fn reports(&self, uid: &str, after: u64) -> (Vec<Report>, u64) {
+        self.book().reports(uid, after)
     }
 
     /// Ends every stream and refuses new ones. Proxies go on with what they have.
@@ -207,6 +208,32 @@ impl Publisher {
     /// The book is whole after every call, even one that panicked in between.
     fn book(&self) -> MutexGuard<'_, Book> {
         self.shared.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A proxy as the tests of other modules need it: what it says is taken as from a stream.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{Ack, Counters, Proxy, Publisher, StreamKey};
+
+    pub(crate) struct Peer {
+        publisher: Publisher,
+        key: StreamKey,
+    }
+
+    impl Peer {
+        pub(crate) fn connect(publisher: &Publisher, proxy: Proxy, incarnation: u64) -> Self {
+            let key = publisher.connect(proxy, incarnation).expect("not shut down");
+            Self { publisher: publisher.clone(), key }
+        }
+
+        pub(crate) fn ack(&self, ack: Ack) {
+            self.publisher.ack(&self.key, ack);
+        }
+
+        pub(crate) fn count(&self, counters: Counters) {
+            self.publisher.count(&self.key, counters);
+        }
     }
 }
 

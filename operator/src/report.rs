@@ -54,8 +54,10 @@ impl Desk {
         let told = Told::of(state, happening);
         tracing::info!(reason = told.reason, weight = state.weight, message = told.note, at = %now, "canary");
         self.event(canary, told.kind.severity(), told.reason, &told.action, &told.note);
+        // The weight that follows is told anyway.
+        let is_silent = matches!(happening, Happening::Shown { .. });
         let alerts = validate::analysis(&canary.spec).alerts.unwrap_or_default();
-        if !alerts.is_empty() {
+        if !alerts.is_empty() && !is_silent {
             self.outbox.offer(message(canary, state, &told, facts), &alerts);
         }
     }
@@ -127,6 +129,9 @@ impl Told {
             Happening::Held(reason) => told(Kind::Held, reason.code(), reason.to_string()),
             Happening::CheckFailed { failure, failed_checks } => {
                 told(Kind::CheckFailed, failure.code(), format!("{failure} (failed check {failed_checks})"))
+            }
+            Happening::Shown { ground, sentence } => {
+                told(Kind::Weight, rollout::verdict::Decision::Advance(*ground).reason(), sentence.clone())
             }
             Happening::Promoted => Self {
                 why: "every step passed; the pods that were judged serve".to_owned(),

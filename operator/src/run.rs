@@ -73,10 +73,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (reconcile_wakes, feed_wakes) =
         (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
     tokio::spawn(feed::run(caches.clone(), publisher.clone(), feed_wakes));
-    tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker));
+    tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker.clone()));
 
     let context = context(&args, &client, caches, publisher.clone(), metrics.clone(), authority, &stop)?;
-    lead(&args, &client, &health, metrics, context, reconcile_wakes, &stop).await?;
+    lead(&args, &client, &health, metrics, context, (reconcile_wakes, waker), &stop).await?;
     publisher.shutdown();
     Ok(())
 }
@@ -144,7 +144,7 @@ async fn lead(
     health: &Health,
     metrics: Metrics,
     context: Arc<Context>,
-    wakes: tokio::sync::mpsc::Receiver<caches::Key>,
+    (wakes, waker): (tokio::sync::mpsc::Receiver<caches::Key>, Waker),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (sender, mut leading) = watch::channel(false);
@@ -171,7 +171,8 @@ async fn lead(
             }
         };
         tokio::select! {
-            () = controller::run(context, wakes) => {}
+            () = controller::run(Arc::clone(&context), wakes) => {}
+            () = context.verdicts.run(&context.caches, &context.publisher, &waker) => {}
             () = beats => {}
         }
     };

@@ -4,9 +4,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crds::{
     Canary, CanaryStatus, Phase,
     conditions::{PROMOTED, READY, RECONCILING, STALLED},
+    verdict::{VerdictLane, VerdictStatus},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use rollout::{Reason, State};
+use rollout::{
+    Reason, State,
+    verdict::{Counted, Verdict},
+};
 
 /// Longest message in a condition; the API server allows 32,768, people read less.
 const MESSAGE_MAX: usize = 1_024;
@@ -58,10 +62,44 @@ pub fn encode(canary: &Canary, state: &State, now: DateTime<Utc>) -> CanaryStatu
         stable_revision: state.stable.as_ref().map(ToString::to_string),
         canary_revision: state.canary.as_ref().map(ToString::to_string),
         journal: Some(serde_json::to_value(state).expect("a state has a JSON form")),
+        verdict: remembered(old.verdict, state),
         conditions: conditions(state)
             .into_iter()
             .map(|wanted| dated(wanted, &old.conditions, generation, now))
             .collect(),
+    }
+}
+
+/// What was said of this release, or of the last one; nothing before a release has traffic. Evidence is remembered for
+/// as long as it can be added to.
+fn remembered(old: Option<VerdictStatus>, state: &State) -> Option<VerdictStatus> {
+    match (state.phase.is_release(), state.weight) {
+        (true, 0) => None,
+        (true, _) => old,
+        (false, _) => old.map(|said| VerdictStatus { journal: None, ..said }),
+    }
+}
+
+/// What the verdict says, as the status shows it.
+#[must_use]
+pub fn verdict(verdict: &Verdict, journal: Option<serde_json::Value>) -> VerdictStatus {
+    let counted = |counted: Counted| format!("{}/{}", counted.bad, counted.total);
+    let rounded = |number: f64| (number * 100.0).round() / 100.0;
+    let lanes = verdict.lanes().iter().map(|lane| VerdictLane {
+        name: lane.name.clone(),
+        canary: counted(lane.canary),
+        stable: counted(lane.stable),
+        evidence: format!("{}%", lane.share_percent),
+        margin: rounded(lane.margin),
+        dispersion: rounded(lane.dispersion),
+    });
+    VerdictStatus {
+        reason: verdict.reason().to_owned(),
+        message: verdict.sentence(),
+        evidence: format!("{}%", verdict.evidence_percent()),
+        needed: verdict.needed().map(|(seen, needed)| format!("{seen}/{needed}")).unwrap_or_default(),
+        lanes: lanes.collect(),
+        journal,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use chrono::TimeDelta;
 use crds::canary::{Analysis, CanarySpec, Metric};
-use rollout::Plan;
+use rollout::{Plan, verdict};
 
 /// Steps without `stepWeights` or `stepWeight` (DESIGN §4).
 const DEFAULT_STEPS: [u32; 4] = [10, 25, 50, 100];
@@ -64,6 +64,29 @@ pub fn analysis(spec: &CanarySpec) -> Analysis {
         threshold: crds::canary::default_threshold(),
         ..Analysis::default()
     })
+}
+
+/// The verdict's choices with their defaults: a step lasts at least the analysis interval.
+///
+/// # Errors
+/// Names the first field outside its range; a retry helps only after the spec has changed.
+pub fn verdict(spec: &CanarySpec) -> Result<verdict::Config, Invalid> {
+    let analysis = analysis(spec);
+    let chosen = analysis.verdict.unwrap_or_default();
+    let invalid = |why: String| Invalid { field: "spec.analysis.verdict", expected: format!("is refused: {why}") };
+    let fields = serde_json::to_value(&chosen).map_err(|error| invalid(error.to_string()))?;
+    let mut config: verdict::Config = serde_json::from_value(fields).map_err(|error| invalid(error.to_string()))?;
+    if chosen.min_step_seconds.is_none() {
+        let interval = interval("spec.analysis.interval", &analysis.interval)?.num_seconds();
+        let interval = u32::try_from(interval).unwrap_or(u32::MAX).max(1);
+        let longest = chosen.max_step_seconds.map_or(u32::MAX, |_| config.max_step_seconds);
+        config.min_step_seconds = interval.min(longest);
+    }
+    if chosen.max_step_seconds.is_none() {
+        config.max_step_seconds = config.max_step_seconds.max(config.min_step_seconds);
+    }
+    config.validate().map_err(|error| invalid(error.to_string()))?;
+    Ok(config)
 }
 
 /// The metrics with their default: the built-in success rate.
@@ -160,6 +183,43 @@ mod tests {
             let error = steps(&mk_analysis(Some(bad.clone()), None, None)).expect_err("must be refused");
             assert_eq!(error.field, "spec.analysis.stepWeights", "{bad:?}");
         }
+    }
+
+    fn verdict_of(analysis: serde_json::Value) -> Result<verdict::Config, Invalid> {
+        let spec = serde_json::json!({ "targetRef": { "kind": "Deployment", "name": "web" },
+            "service": { "port": 80 }, "analysis": analysis });
+        verdict(&serde_json::from_value(spec).expect("a spec"))
+    }
+
+    #[test]
+    fn the_verdict_is_on_and_a_step_lasts_an_interval() {
+        let config = verdict_of(serde_json::json!({ "interval": "20s" })).expect("valid");
+        assert_eq!(config, verdict::Config { min_step_seconds: 20, ..verdict::Config::default() });
+        let long = verdict_of(serde_json::json!({ "interval": "10m" })).expect("valid");
+        assert_eq!((long.min_step_seconds, long.max_step_seconds), (600, 600));
+        let capped = verdict_of(serde_json::json!({ "interval": "1m", "verdict": { "maxStepSeconds": 30 } }));
+        assert_eq!(capped.expect("valid").min_step_seconds, 30);
+        let off = verdict_of(serde_json::json!({ "verdict": { "mode": "off" } })).expect("valid");
+        assert_eq!(off.mode, verdict::Mode::Off);
+    }
+
+    #[test]
+    fn choices_of_the_verdict_out_of_range_are_named() {
+        for (field, value) in [
+            ("alpha", serde_json::json!(0.3)),
+            ("alpha", serde_json::json!(-1)),
+            ("beta", serde_json::json!(0)),
+            ("sloErrorRate", serde_json::json!(1)),
+            ("errorOdds", serde_json::json!(0.5)),
+            ("latencyMargin", serde_json::json!(0)),
+            ("minStepSeconds", serde_json::json!(0)),
+            ("noTrafficSeconds", serde_json::json!(0)),
+        ] {
+            let error = verdict_of(serde_json::json!({ "verdict": { field: value } })).expect_err("must be refused");
+            let named = error.to_string().contains(field);
+            assert!(named && error.field == "spec.analysis.verdict", "{error}");
+        }
+        assert!(verdict_of(serde_json::json!({ "verdict": { "noTrafficSeconds": -5 } })).is_err());
     }
 
     #[test]

@@ -38,6 +38,13 @@ fn bad_fields() -> Vec<BadField> {
         ("/spec/analysis/stepWeights", json!([50, 101]), &["analysis.stepWeights", "100"]),
         ("/spec/analysis/stepWeight", json!(10), &["stepWeights", "stepWeight", "not both"]),
         ("/spec/analysis/mirror", json!(true), &["unknown field", "mirror"]),
+        ("/spec/analysis/verdict", json!({ "alpha": 0.5 }), &["analysis.verdict.alpha", "0.2"]),
+        ("/spec/analysis/verdict", json!({ "mode": "perhaps" }), &["analysis.verdict.mode", "enforce"]),
+        (
+            "/spec/analysis/verdict",
+            json!({ "minStepSeconds": 60, "maxStepSeconds": 30 }),
+            &["verdict.minStepSeconds", "maxStepSeconds"],
+        ),
         ("/spec/analysis/metrics", json!([]), &["spec.analysis.metrics"]),
         (
             "/spec/analysis/metrics",

@@ -8,6 +8,7 @@ use crds::Phase;
 use e2e::cluster::audit::Entry;
 use e2e::operator;
 use e2e::world::{RELEASE, phase_of};
+use serde_json::json;
 
 use crate::releases::RPS;
 use crate::story::Story;
@@ -46,8 +47,10 @@ fn is_allowed_when_idle(entry: &Entry) -> bool {
 }
 
 pub(crate) async fn calls_per_step(story: Story) -> Result<()> {
-    let shop = story.shop(story.manifests()?).await?;
-    let load = shop.load(RPS).await?;
+    // With the verdict on: steps are longer, and its journal is written, too.
+    let verdict = json!({ "mode": "enforce", "maxStepSeconds": 30 });
+    let shop = story.shop(story.manifests()?.analysis("verdict", verdict)).await?;
+    let load = shop.load(500).await?;
     operator::until_quiet(&story.world).await?;
     let timeline = shop.timeline();
     let mut audit = story.world.cluster.audit();

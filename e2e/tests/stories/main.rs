@@ -12,6 +12,7 @@ mod promises;
 mod releases;
 mod scaling;
 mod story;
+mod verdict;
 
 use std::process::ExitCode;
 

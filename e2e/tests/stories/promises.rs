@@ -1,7 +1,7 @@
 //! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
 
 use crate::story::{Promise, Story};
-use crate::{adoption, bad_input, budget, outages, releases, scaling};
+use crate::{adoption, bad_input, budget, outages, releases, scaling, verdict};
 
 macro_rules! promise {
     ($name:literal, $tell:path) => {
@@ -78,6 +78,16 @@ fn side_by_side() -> Vec<Promise> {
 
 fn alone() -> Vec<Promise> {
     vec![
+        promise!(
+            "a_version_like_the_one_before_is_never_rolled_back_by_the_verdict",
+            verdict::the_same_is_never_rolled_back,
+            alone
+        ),
+        promise!(
+            "a_version_of_which_half_fails_is_taken_off_by_the_verdict_in_seconds_with_its_sentence",
+            verdict::what_is_broken_goes_at_once,
+            alone
+        ),
         promise!(
             "promoted_through_10_25_50_100_with_no_failed_request_and_the_judged_pods_still_serving",
             releases::promoted,

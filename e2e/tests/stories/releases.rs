@@ -17,7 +17,8 @@ use crate::story::Story;
 pub(crate) const RPS: u32 = 60;
 
 pub(crate) async fn promoted(story: Story) -> Result<()> {
-    let shop = story.shop(story.manifests()?).await?;
+    // With everything on that is on by default.
+    let shop = story.shop(story.manifests()?.analysis("verdict", json!({ "mode": "enforce" }))).await?;
     let load = shop.load(500).await?;
     let (timeline, pods) = (shop.timeline(), shop.watch_pods().await?);
     let committed = shop.commit(|git| git.version("v2")).await?;

@@ -5,6 +5,7 @@ use chrono::TimeDelta;
 use crate::{
     reason::{Failure, Reason},
     state::{Revision, State},
+    verdict::Advance,
 };
 
 /// What a pass decided: persist `state`, then make the world match `desired`, then tell `happenings`.
@@ -94,6 +95,13 @@ pub enum Happening {
         failure: Failure,
         /// Failed checks so far.
         failed_checks: u32,
+    },
+    /// The verdict let a step end.
+    Shown {
+        /// On what ground.
+        ground: Advance,
+        /// The numbers.
+        sentence: String,
     },
     /// The release was promoted.
     Promoted,

@@ -24,7 +24,7 @@ pub mod verdict;
 
 pub use decision::{CanaryPods, Decision, Desired, Happening, Hold, PrimarySelector};
 pub use observation::{
-    CanarySet, Check, Native, Observation, Paused, Route, Setup, Target, TargetView, Template, Verbs,
+    CanarySet, Check, Judgement, Native, Observation, Paused, Route, Setup, Target, TargetView, Template, Verbs,
 };
 pub use plan::Plan;
 pub use reason::{Failure, Reason};

@@ -3,6 +3,7 @@
 use crate::{
     reason::{Failure, Reason},
     state::Revision,
+    verdict::Advance,
 };
 
 /// One pass's view of the world.
@@ -20,6 +21,8 @@ pub struct Observation {
     pub route: Route,
     /// The measurement, if one was due and made.
     pub check: Check,
+    /// What the verdict says of the weight in force.
+    pub judgement: Judgement,
     /// What people ask for.
     pub verbs: Verbs,
 }
@@ -129,6 +132,19 @@ pub enum Check {
     Failed(Failure),
     /// At least one metric has no usable value and none failed: hold.
     NoEvidence(Reason),
+}
+
+/// What the verdict says of the canary at the weight in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// Nothing waits for it: it is off, or only told.
+    NotAsked,
+    /// The step has its evidence; the sentence gives the numbers.
+    Fine(Advance, String),
+    /// Not yet: hold the weight.
+    Open(Reason),
+    /// Take the canary off, at once.
+    Condemned(Failure),
 }
 
 /// The annotation verbs that carry a revision.

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::Revision;
+use crate::{
+    state::Revision,
+    verdict::{Cause, Decision, Wait},
+};
 
 /// Why a Canary stands where it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,6 +44,8 @@ pub enum Reason {
     Judging,
     /// The metrics give no evidence either way; the sentence says which and why.
     NoEvidence(String),
+    /// The verdict has no answer yet; the sentence says what it has and what it lacks.
+    Verdict(Wait, String),
     /// All steps passed, or a person said so: handing over.
     HandingOver,
     /// The old pods are going.
@@ -61,6 +66,8 @@ pub enum Failure {
     MetricBreached(String),
     /// The canary's pods did not become available in time; the sentence says what is the matter with them.
     ProgressDeadlineExceeded(String),
+    /// The verdict: worse than stable, or a policy of `analysis.verdict`; the sentence gives the numbers.
+    Verdict(Cause, String),
     /// A person said `abort`.
     Aborted,
 }
@@ -85,6 +92,7 @@ impl Reason {
             Self::WaitingForProxies => "WaitingForProxies",
             Self::Judging => "Judging",
             Self::NoEvidence(_) => "NoEvidence",
+            Self::Verdict(wait, _) => Decision::Wait(*wait).reason(),
             Self::HandingOver => "HandingOver",
             Self::OldPodsLeaving => "OldPodsLeaving",
             Self::Promoted => "Promoted",
@@ -101,6 +109,7 @@ impl Failure {
         match self {
             Self::MetricBreached(_) => "MetricBreached",
             Self::ProgressDeadlineExceeded(_) => "ProgressDeadlineExceeded",
+            Self::Verdict(cause, _) => Decision::Rollback(*cause).reason(),
             Self::Aborted => "Aborted",
         }
     }
@@ -110,9 +119,11 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unobserved => f.write_str("not looked at yet"),
-            Self::SettingUp(what) | Self::Refused(what) | Self::WaitingForPods(what) | Self::NoEvidence(what) => {
-                f.write_str(what)
-            }
+            Self::SettingUp(what)
+            | Self::Refused(what)
+            | Self::WaitingForPods(what)
+            | Self::NoEvidence(what)
+            | Self::Verdict(_, what) => f.write_str(what),
             Self::TargetMissing => f.write_str("the target Deployment does not exist"),
             Self::NativeRollout => f.write_str("the Deployment's own rollout has not finished"),
             Self::Idle => f.write_str("waiting for a change of the pod template"),
@@ -139,7 +150,7 @@ impl fmt::Display for Reason {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MetricBreached(what) => f.write_str(what),
+            Self::MetricBreached(what) | Self::Verdict(_, what) => f.write_str(what),
             Self::ProgressDeadlineExceeded(what) => {
                 write!(f, "pods not available within the progress deadline: {what}")
             }

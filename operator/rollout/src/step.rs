@@ -7,11 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     decision::{CanaryPods, Decision, Desired, Happening, Hold, PrimarySelector},
-    observation::{CanarySet, Check, Native, Observation, Paused, Setup, Target, TargetView},
+    observation::{CanarySet, Check, Judgement, Native, Observation, Paused, Setup, Target, TargetView},
     plan::Plan,
     reason::{self, Failure, Reason},
     state::{Phase, Revision, State},
     traffic::{FULL_WEIGHT, canary_size},
+    verdict::Wait,
 };
 
 /// Exact availability may be missing this long before a set with `maxUnavailable` pods missing is adopted.
@@ -29,6 +30,7 @@ const REQUEUE_BUSY: TimeDelta = TimeDelta::seconds(1);
 pub fn step(plan: &Plan, state: &State, seen: &Observation, now: DateTime<Utc>) -> Decision {
     let mut happenings = Vec::new();
     let mut next = advance(plan, state, seen, now, &mut happenings);
+    keep_sentence(state, &mut next);
     stamp(state, &mut next, now);
     if next.reason.code() != state.reason.code() && is_hold(&next.reason) {
         happenings.push(Happening::Held(next.reason.clone()));
@@ -99,6 +101,8 @@ const fn is_hold(reason: &Reason) -> bool {
         | Reason::PausedByManifest
         | Reason::Paused
         | Reason::NoEvidence(_) => true,
+        // The normal state of a step is no news.
+        Reason::Verdict(wait, _) => !matches!(wait, Wait::Off | Wait::Idle | Wait::CollectingData),
         Reason::Unobserved
         | Reason::SettingUp(_)
         | Reason::NativeRollout
@@ -294,6 +298,9 @@ fn progressing(
         next.reason = Reason::Suspended;
         return next;
     }
+    if let Some(failure) = condemned(plan, state, seen) {
+        return rolled_back(state, failure, happenings);
+    }
     if plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary) {
         return State { phase: Phase::Promoting, reason: Reason::HandingOver, ..next };
     }
@@ -351,6 +358,16 @@ fn raise(
     happenings.push(Happening::Weight(weight));
 }
 
+/// The verdict may end a release at any moment, whatever the interval of the checks. People who asked for a version to be
+/// promoted unjudged get it.
+fn condemned(plan: &Plan, state: &State, seen: &Observation) -> Option<Failure> {
+    let unjudged = plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary);
+    match &seen.judgement {
+        Judgement::Condemned(failure) if state.weight > 0 && !unjudged => Some(failure.clone()),
+        Judgement::Condemned(_) | Judgement::NotAsked | Judgement::Fine(..) | Judgement::Open(_) => None,
+    }
+}
+
 fn judge(
     plan: &Plan,
     mut next: State,
@@ -364,7 +381,12 @@ fn judge(
         Check::NotMade => {}
         Check::NoEvidence(reason) => next.reason = reason.clone(),
         Check::Passed => {
-            next.last_check = Some(now);
+            // Enough have passed and the verdict is open: one more is nothing to write down, and the next one is due
+            // whenever the verdict may have changed.
+            let waits = next.passed_checks >= plan.step_checks && matches!(seen.judgement, Judgement::Open(_));
+            if !waits {
+                next.last_check = Some(now);
+            }
             next.passed_checks = next.passed_checks.saturating_add(1).min(plan.step_checks);
             next.reason = Reason::Judging;
         }
@@ -382,12 +404,35 @@ fn judge(
         next.reason = reason;
     } else if supply.lacking {
         next.reason = Reason::WaitingForPods(supply.sentence.clone());
+    } else if let Some(open) = open(seen, &next) {
+        next.reason = open;
     } else if seen.check == Check::Passed && next.passed_checks >= plan.step_checks {
+        if let Judgement::Fine(ground, sentence) = &seen.judgement {
+            happenings.push(Happening::Shown { ground: *ground, sentence: sentence.clone() });
+        }
         return next_step(next);
     } else if is_released_hold(&next.reason) {
         next.reason = Reason::Judging;
     }
     next
+}
+
+/// What the verdict waits for, unless the metrics lack their evidence already.
+fn open(seen: &Observation, next: &State) -> Option<Reason> {
+    match (&seen.judgement, &next.reason) {
+        (Judgement::Open(_), Reason::NoEvidence(_)) => Some(next.reason.clone()),
+        (Judgement::Open(reason), _) => Some(reason.clone()),
+        (Judgement::NotAsked | Judgement::Fine(..) | Judgement::Condemned(_), _) => None,
+    }
+}
+
+/// Numbers that move each second are no reason to write: a sentence of the verdict stays until its word changes.
+fn keep_sentence(state: &State, next: &mut State) {
+    if let (Reason::Verdict(before, _), Reason::Verdict(now, _)) = (&state.reason, &next.reason)
+        && before == now
+    {
+        next.reason = state.reason.clone();
+    }
 }
 
 /// A reason that no longer holds once nothing holds.
@@ -398,6 +443,7 @@ const fn is_released_hold(reason: &Reason) -> bool {
             | Reason::PausedByManifest
             | Reason::Suspended
             | Reason::WaitingForPods(_)
+            | Reason::Verdict(..)
             | Reason::WaitingForProxies
     )
 }
@@ -437,6 +483,9 @@ fn promoting(
     if plan.suspended {
         next.reason = Reason::Suspended;
         return next;
+    }
+    if let Some(failure) = condemned(plan, state, seen) {
+        return rolled_back(state, failure, happenings);
     }
     let supply = supply(state, seen.canary.as_ref(), target.replicas);
     if let Some(failure) = deadline(plan, &mut next, &supply, now) {

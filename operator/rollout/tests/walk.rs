@@ -6,9 +6,10 @@
 use std::collections::{HashSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rollout::verdict::{Advance, Cause, Lane, Wait};
 use rollout::{
-    CanaryPods, CanarySet, Check, Decision, Failure, Happening, Hold, Native, Observation, Paused, Phase, Plan, Reason,
-    Revision, Route, Setup, State, Target, TargetView, Template, Verbs, canary_size, check_due_in, step,
+    CanaryPods, CanarySet, Check, Decision, Failure, Happening, Hold, Judgement, Native, Observation, Paused, Phase,
+    Plan, Reason, Revision, Route, Setup, State, Target, TargetView, Template, Verbs, canary_size, check_due_in, step,
 };
 
 const REPLICAS: u32 = 4;
@@ -90,6 +91,23 @@ fn checks() -> Vec<Check> {
     vec![Check::NotMade, Check::Passed, Check::Failed(breach()), silence]
 }
 
+fn worse() -> Failure {
+    Failure::Verdict(Cause::Evidence(Lane::ErrorRate), "5 % errors vs 1 %".to_owned())
+}
+
+fn collecting(sentence: &str) -> Judgement {
+    Judgement::Open(Reason::Verdict(Wait::CollectingData, sentence.to_owned()))
+}
+
+/// With the check that each is met beside: the graph must stay small enough to be walked whole.
+fn judgements() -> Vec<(Check, Judgement)> {
+    vec![
+        (Check::Passed, Judgement::Fine(Advance::NonInferior, "fine".to_owned())),
+        (Check::Passed, collecting("12 of 390")),
+        (Check::NotMade, Judgement::Condemned(worse())),
+    ]
+}
+
 fn all_verbs() -> Vec<Verbs> {
     let none = Verbs::default;
     let mut all = vec![none()];
@@ -115,12 +133,21 @@ fn observations() -> Vec<Observation> {
                     canary: canary.clone(),
                     route: Route { acknowledged, stable_endpoints },
                     check,
+                    judgement: Judgement::NotAsked,
                     verbs,
                 };
                 for check in checks() {
                     all.push(seen(check, Verbs::default(), Setup::Ready, false));
                 }
+                for (check, judgement) in judgements() {
+                    all.push(Observation { judgement, ..seen(check, Verbs::default(), Setup::Ready, false) });
+                }
                 for verbs in all_verbs() {
+                    if verbs.promote == Some(rev("X")) {
+                        let judgement = Judgement::Condemned(worse());
+                        let condemned = seen(Check::NotMade, verbs.clone(), Setup::Ready, false);
+                        all.push(Observation { judgement, ..condemned });
+                    }
                     all.push(seen(Check::Passed, verbs, Setup::Ready, false));
                 }
                 for setup in [Setup::Pending("proxies".to_owned()), Setup::Refused("headless".to_owned())] {
@@ -193,6 +220,8 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     if next.step > state.step {
         assert_eq!(next.step, state.step + 1, "a step was skipped{}", told());
         assert_eq!(seen.check, Check::Passed, "a step without evidence{}", told());
+        let shown = matches!(seen.judgement, Judgement::NotAsked | Judgement::Fine(..));
+        assert!(shown, "a step that the verdict has not let end{}", told());
         assert_eq!(next.weight, state.weight, "step and weight in one edge{}", told());
     }
     if next.weight > state.weight {
@@ -221,6 +250,17 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     if next.phase == Phase::Finalising && state.phase != Phase::Finalising {
         assert_eq!(state.phase, Phase::Promoting, "{}", told());
         assert_eq!(next.stable, state.canary, "{}", told());
+    }
+    if let (Judgement::Condemned(_), Phase::Progressing | Phase::Promoting) = (&seen.judgement, state.phase) {
+        let word = seen.verbs.promote.is_some() && seen.verbs.promote == state.canary;
+        let adopted = seen.canary.as_ref().is_some_and(|set| set.adopted) && state.phase == Phase::Promoting;
+        if state.weight > 0 && !word && !adopted {
+            assert_eq!(next.weight, 0, "a condemned version keeps its traffic{}", told());
+        }
+    }
+    if matches!(next.reason, Reason::RolledBack(Failure::Verdict(..))) && next.reason != state.reason {
+        assert!(matches!(seen.judgement, Judgement::Condemned(_)) && state.weight > 0, "{}", told());
+        assert_eq!(next.phase, Phase::Failed, "{}", told());
     }
     if next.phase == Phase::Failed {
         assert_eq!(next.weight, 0, "a rollback that leaves weight{}", told());
@@ -335,6 +375,15 @@ fn an_edit_of_the_steps_does_not_move_a_running_release() {
 
 /// Lets a world that obeys take a release through, and gives the weights that traffic saw.
 fn release(plan: &Plan, check: impl Fn(&State) -> Check) -> (State, Vec<u32>, Vec<Happening>) {
+    judged(plan, check, |_, _| Judgement::NotAsked)
+}
+
+/// The same, with what the verdict says of a state at a second.
+fn judged(
+    plan: &Plan,
+    check: impl Fn(&State) -> Check,
+    judgement: impl Fn(&State, u32) -> Judgement,
+) -> (State, Vec<u32>, Vec<Happening>) {
     let mut state = State {
         phase: Phase::Initialized,
         stable: Some(rev("S")),
@@ -343,7 +392,7 @@ fn release(plan: &Plan, check: impl Fn(&State) -> Check) -> (State, Vec<u32>, Ve
     };
     let (mut time, mut acknowledged, mut set) = (now(), 0, None::<CanarySet>);
     let (mut weights, mut happenings, mut paused) = (Vec::new(), Vec::new(), Paused::Held);
-    for _ in 0..200 {
+    for second in 0..200 {
         let adopted = set.as_ref().is_some_and(|set| set.adopted);
         let native = if adopted { Native::Settled(rev("X")) } else { Native::Settled(rev("S")) };
         let due = check_due_in(plan, &state, time).is_some_and(|due| due.is_zero());
@@ -362,6 +411,7 @@ fn release(plan: &Plan, check: impl Fn(&State) -> Check) -> (State, Vec<u32>, Ve
             canary: set.clone(),
             route: Route { acknowledged: acknowledged == state.counter, stable_endpoints: REPLICAS },
             check: if due { check(&state) } else { Check::NotMade },
+            judgement: judgement(&state, second),
             verbs: Verbs::default(),
         };
         let decision = step(plan, &state, &seen, time);
@@ -417,4 +467,66 @@ fn silence_holds_at_the_first_weight() {
     assert_eq!(weights, [10]);
     let held = happenings.iter().filter(|happening| matches!(happening, Happening::Held(_))).count();
     assert_eq!(held, 1, "one hold is told once");
+}
+
+#[test]
+fn a_rollback_by_the_verdict_ends_at_weight_0_before_the_next_check() {
+    let plan = Plan { steps: vec![10, 25, 50, 100], interval: TimeDelta::hours(1), ..plan() };
+    let condemns = |state: &State, _| match state.weight {
+        10 => Judgement::Condemned(worse()),
+        _ => collecting("0 of 390"),
+    };
+    let (state, weights, happenings) = judged(&plan, |_| Check::Passed, condemns);
+    assert_eq!((state.phase, state.failed_checks), (Phase::Failed, 0));
+    assert_eq!(weights, [10, 0]);
+    assert_eq!(state.reason, Reason::RolledBack(worse()));
+    assert!(happenings.contains(&Happening::RolledBack(worse())));
+}
+
+#[test]
+fn a_step_waits_for_the_verdict_and_writes_nothing_meanwhile() {
+    let plan = Plan { steps: vec![10, 100], interval: TimeDelta::seconds(5), ..plan() };
+    let fine = || Judgement::Fine(Advance::NonInferior, "fine".to_owned());
+    let late = |_: &State, second: u32| if second < 60 { collecting(&second.to_string()) } else { fine() };
+    let (state, weights, happenings) = judged(&plan, |_| Check::Passed, late);
+    assert_eq!((state.phase, weights), (Phase::Succeeded, vec![10, 100, 0]));
+    let shown = |happening: &&Happening| matches!(happening, Happening::Shown { .. });
+    assert_eq!(happenings.iter().filter(shown).count(), 2, "each step says on what ground it ends");
+
+    let running = State {
+        phase: Phase::Progressing,
+        weight: 10,
+        steps: vec![10, 100],
+        stable: Some(rev("S")),
+        canary: Some(rev("X")),
+        target_uid: Some("one".to_owned()),
+        effective_since: Some(long_ago()),
+        last_check: Some(long_ago()),
+        passed_checks: 1,
+        phase_since: Some(now()),
+        reason: Reason::Verdict(Wait::CollectingData, "1 of 390".to_owned()),
+        ..State::default()
+    };
+    let seen = observations().into_iter().filter(|seen| {
+        let alike = view(seen).is_some_and(|view| view.template.revision == rev("X") && view.replicas > 0);
+        let held = view(seen).is_some_and(|view| view.paused == Paused::Held && view.uid == "one");
+        let full = seen.canary.as_ref().is_some_and(|set| set.available == REPLICAS && !set.adopted);
+        alike && held && full && seen.judgement == collecting("12 of 390")
+    });
+    let mut met = 0;
+    for seen in seen {
+        met += 1;
+        assert_eq!(step(&plan, &running, &seen, now()).state, running, "{seen:?}");
+    }
+    assert!(met > 0);
+}
+
+#[test]
+fn silence_of_the_verdict_is_told_once() {
+    let wait = || Judgement::Open(Reason::Verdict(Wait::NoTraffic, "no requests".to_owned()));
+    let (state, weights, happenings) = judged(&plan(), |_| Check::Passed, |_, _| wait());
+    assert_eq!((state.phase, weights), (Phase::Progressing, vec![10]));
+    assert_eq!(state.reason.code(), "NoTraffic");
+    let held = happenings.iter().filter(|happening| matches!(happening, Happening::Held(_))).count();
+    assert_eq!(held, 1);
 }

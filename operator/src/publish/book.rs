@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use proxy_api::v1beta1::from_operator::Message;
 use proxy_api::v1beta1::{Ack, Counters, FromOperator, Removal, Route, Snapshot};
+use rollout::verdict::Report;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::counters::{Accumulator, Source};
+use super::counters::{Inbox, Source};
 use super::{Change, ProxyAck, SetOutcome};
 use crate::identity::Proxy;
 
@@ -27,7 +28,7 @@ pub(super) struct Book {
     namespaces: BTreeMap<String, Namespace>,
     /// Namespace of each held route.
     homes: BTreeMap<String, String>,
-    counters: Accumulator,
+    counters: Inbox,
     phase: Phase,
     next_id: u64,
 }
@@ -56,6 +57,8 @@ struct Stream {
     source: Source,
     owed: Owed,
     acks: BTreeMap<String, ProxyAck>,
+    /// When each of `acks` came, in the order of `Inbox`.
+    acked: BTreeMap<String, u64>,
     wake: Arc<Notify>,
     ended: CancellationToken,
 }
@@ -101,7 +104,6 @@ impl Book {
             self.remove(&uid);
         }
         let route = Arc::new(route);
-        self.counters.retain(&uid, |revision| serves(&route, revision));
         self.homes.insert(uid.clone(), route.namespace.clone());
         let is_synced = self.phase == Phase::Synced;
         let namespace = self.namespaces.entry(route.namespace.clone()).or_default();
@@ -116,7 +118,6 @@ impl Book {
     /// Holds the route no longer. False: there was none.
     pub(super) fn remove(&mut self, uid: &str) -> bool {
         let Some(home) = self.homes.remove(uid) else { return false };
-        self.counters.forget(uid);
         let is_synced = self.phase == Phase::Synced;
         if let Some(namespace) = self.namespaces.get_mut(&home) {
             namespace.routes.remove(uid);
@@ -210,11 +211,15 @@ impl Book {
     /// Notes an acknowledgement. The change is None when it tells nothing new, or of a route that is not held.
     pub(super) fn ack(&mut self, key: &StreamKey, ack: Ack) -> Option<Change> {
         let pod = key.proxy.pod.clone();
+        let tick = self.counters.tick();
         let (stream, routes) = self.stream(key)?;
         let route = routes.get(&ack.uid)?;
         let change = Change { namespace: route.namespace.clone(), canary: route.canary.clone() };
         let ack_of_pod = ProxyAck { pod, counter: ack.counter, error: ack.error };
         let is_news = stream.acks.get(&ack.uid) != Some(&ack_of_pod);
+        if is_news && ack_of_pod.error.is_empty() {
+            stream.acked.insert(ack.uid.clone(), tick);
+        }
         stream.acks.insert(ack.uid, ack_of_pod);
         is_news.then_some(change)
     }
@@ -237,12 +242,18 @@ impl Book {
         if message.incarnation != stream.source.incarnation {
             return;
         }
-        let known = |uid: &str, revision: &str| routes.get(uid).is_some_and(|route| serves(route, revision));
-        self.counters.record(&stream.source, message, known);
+        self.counters.record(&stream.source, message, |uid| routes.contains_key(uid));
     }
 
-    pub(super) fn counters(&self) -> &Accumulator {
-        &self.counters
+    /// What the proxies counted for `uid` since `after`, and what to pass as `after` next time.
+    pub(super) fn reports(&self, uid: &str, after: u64) -> (Vec<Report>, u64) {
+        let streams = self.home(uid).into_iter().flat_map(|namespace| namespace.streams.values());
+        let reports = streams.filter_map(|stream| {
+            let counter = stream.acks.get(uid).filter(|ack| ack.error.is_empty()).map_or(0, |ack| ack.counter);
+            let since = stream.acked.get(uid).copied().unwrap_or(0);
+            self.counters.report(&stream.source, uid, after, (counter, since))
+        });
+        (reports.collect(), self.counters.now())
     }
 
     /// Acknowledgements of `uid` by the connected proxies, by pod.
@@ -302,6 +313,7 @@ impl Namespace {
         for stream in self.streams.values_mut() {
             if !is_held {
                 stream.acks.remove(uid);
+                stream.acked.remove(uid);
             }
             if let Owed::Routes(uids) = &mut stream.owed {
                 uids.insert(uid.to_owned());
@@ -320,16 +332,12 @@ impl Stream {
     fn new(key: &StreamKey, incarnation: u64) -> Self {
         let StreamKey { proxy, id, wake, ended } = key.clone();
         let source = Source { proxy: format!("{}/{}", proxy.namespace, proxy.pod).into(), incarnation };
-        Self { id, source, owed: Owed::Snapshot, acks: BTreeMap::new(), wake, ended }
+        Self { id, source, owed: Owed::Snapshot, acks: BTreeMap::new(), acked: BTreeMap::new(), wake, ended }
     }
 
     fn has(&self, uid: &str, counter: u64) -> bool {
         self.acks.get(uid).is_some_and(|ack| ack.counter >= counter && ack.error.is_empty())
     }
-}
-
-fn serves(route: &Route, revision: &str) -> bool {
-    revision == route.stable_revision || revision == route.canary_revision
 }
 
 fn message(message: Message) -> Next {

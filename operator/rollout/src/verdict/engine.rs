@@ -49,6 +49,14 @@ pub enum JournalError {
     Unsound,
 }
 
+impl Journal {
+    /// Whose evidence it is.
+    #[must_use]
+    pub const fn release(&self) -> &Release {
+        &self.trial.release
+    }
+}
+
 const JOURNAL_VERSION: u32 = 1;
 /// A longer silence of the caller is a jump of its clock.
 const LONGEST_SECOND_MS: u64 = 10_000;
@@ -114,6 +122,16 @@ impl Engine {
             config,
             buckets,
         })
+    }
+
+    /// Other choices of the user, from here on; margins follow with the next weight.
+    ///
+    /// # Errors
+    /// The first field of `config` outside its range; the engine is then as before.
+    pub fn configure(&mut self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.config = config;
+        Ok(())
     }
 
     /// Begins a release; the same release again changes nothing.

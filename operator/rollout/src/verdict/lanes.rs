@@ -10,7 +10,7 @@ use super::kernel::{self, Table};
 use super::margins::Margins;
 
 /// One question that is asked continuously.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lane {
     /// Fails more often than stable, beyond the tolerated odds and a fifth of the SLO.

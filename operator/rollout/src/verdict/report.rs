@@ -7,7 +7,7 @@ use super::lanes::{LANES, Lane};
 use super::words::{self, Counted, Facts};
 
 /// What is to happen with the canary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Decision {
     /// Take it off; stands until the release ends.
@@ -19,7 +19,7 @@ pub enum Decision {
 }
 
 /// Why a canary is taken off. All but the first two are policies, outside the bound α.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Cause {
     /// The evidence of harm reached 1/α, mostly in this lane.
@@ -37,7 +37,7 @@ pub enum Cause {
 }
 
 /// Why a step may end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Advance {
     /// Shown to be no worse than tolerated.
@@ -49,7 +49,7 @@ pub enum Advance {
 }
 
 /// Why a step goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Wait {
     /// The verdict is off.
