@@ -210,21 +210,16 @@ impl Court {
     /// Takes over what is in force; whether a release is on trial.
     fn follow(&mut self, canary: &Canary, route: &Route, in_force: bool) -> bool {
         let phase = canary.status.as_ref().map(|status| status.phase).unwrap_or_default();
-        if !matches!(phase, Phase::Progressing | Phase::Promoting) {
-            if self.release.take().is_some() {
-                self.engine.end();
-            }
+        let judged = matches!(phase, Phase::Progressing | Phase::Promoting);
+        if !judged && self.release.take().is_some() {
+            self.engine.end();
         }
         let weight = u8::try_from(route.weight.min(100)).unwrap_or(100);
         if in_force && weight != self.weight {
             (self.weight, self.since, self.since_s) = (weight, route.counter, 0);
         }
         let release = Release { stable: route.stable_revision.clone(), canary: route.canary_revision.clone() };
-        if self.weight > 0
-            && in_force
-            && matches!(phase, Phase::Progressing | Phase::Promoting)
-            && self.release.as_ref() != Some(&release)
-        {
+        if self.weight > 0 && in_force && judged && self.release.as_ref() != Some(&release) {
             self.open(canary, release);
         }
         self.release.is_some()
