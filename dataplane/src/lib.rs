@@ -11,6 +11,7 @@ pub mod admin;
 pub mod args;
 pub mod body;
 pub mod config;
+pub mod cork;
 pub mod error;
 pub mod exposition;
 pub mod forward;

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::body::ResponseBody;
+use crate::cork::Cork;
 use crate::h1::relay;
 use crate::proxy;
 use crate::upstream::LocalExecutor;
@@ -49,8 +50,10 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, cl
     if !http2 && protocol != Protocol::Http2 {
         return relay::serve(&worker, &slot, stream, &start, client).await;
     }
-    let io = TokioIo::new(Rewound { start: start.into(), stream });
-    if http2 { serve_http2(worker, slot, io, client).await } else { serve_http1(worker, slot, io, client).await }
+    if http2 {
+        return serve_http2(worker, slot, Cork::new(stream, start.into()), client).await;
+    }
+    serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client).await;
 }
 
 async fn speaks_http2(stream: &mut TcpStream, start: &mut Vec<u8>) -> io::Result<bool> {
@@ -107,14 +110,15 @@ async fn answer_http1(
     response
 }
 
-async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
+async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, cork: Cork, client: IpAddr) {
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
-        async move {
+        // Boxed once: hyper moves it several times.
+        Box::pin(async move {
             let mut response = proxy::handle(&worker, &slot, client, request).await;
             *response.version_mut() = Version::HTTP_2;
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let mut connection = pin!(
         http2::Builder::new(LocalExecutor)
@@ -126,13 +130,13 @@ async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(128)
             .initial_connection_window_size(1024 * 1024)
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(cork.clone()), service)
     );
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = cork.drive(connection.as_mut()) => result,
         () = worker.reached(Phase::Draining) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            cork.drive(connection).await
         }
     };
     if let Err(error) = result {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -18,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use crate::body::RequestBody;
+use crate::cork::{Cork, Tasks};
 use crate::listener::keep_alive;
 use crate::pods::PodCell;
 
@@ -276,7 +278,8 @@ impl Upstream {
         lease.reused = pooled.is_some();
         lease.connection = Some(match pooled {
             Some(connection) => connection,
-            None => match tokio::time::timeout(timeout, self.dial(version, fresh)).await {
+            // Boxed: it is large, and most requests have no use for it.
+            None => match tokio::time::timeout(timeout, Box::pin(self.dial(version, fresh))).await {
                 Ok(dialled) => dialled?,
                 Err(_) => return Err(DialError::Timeout),
             },
@@ -324,14 +327,14 @@ impl Upstream {
                 if !fresh && let Some(connection) = self.pooled(version) {
                     return Ok(connection);
                 }
-                let io = TokioIo::new(connect(self.address).await?);
-                let (sender, connection) = http2::Builder::new(LocalExecutor)
+                let cork = Cork::new(connect(self.address).await?, Bytes::new());
+                let (sender, connection) = http2::Builder::new(Tasks::of(cork.clone()))
                     .timer(TokioTimer::new())
                     .keep_alive_interval(Duration::from_secs(20))
                     .keep_alive_timeout(Duration::from_secs(10))
                     .initial_connection_window_size(1024 * 1024)
                     .max_header_list_size(64 * 1024)
-                    .handshake(io)
+                    .handshake(TokioIo::new(cork))
                     .await
                     .map_err(DialError::Handshake)?;
                 spawn_local(async move {
