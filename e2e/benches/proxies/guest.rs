@@ -9,7 +9,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::unistd::{SysconfVar, sysconf};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// Time that a process has to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -46,6 +47,19 @@ impl Guest {
             }
             if Instant::now() > deadline {
                 bail!("nothing listens on {address}: {}", fs::read_to_string(log).unwrap_or_default().trim());
+            }
+            sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Asks it to end and waits until it has.
+    pub(crate) fn terminate(&mut self, limit: Duration) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)?;
+        let deadline = Instant::now() + limit;
+        while self.0.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("process does not end within {limit:?}");
             }
             sleep(POLL);
         }

@@ -118,6 +118,14 @@ impl Tools {
         }
     }
 
+    /// Sends so many small HTTP/1.1 requests, however long that takes; all must be answered.
+    pub(crate) fn count(&self, requests: u64, to: SocketAddr) -> Result<()> {
+        let mut command = Command::new(&self.h2load);
+        command.args(["--h1", "-t1", "-c16", "-n", &requests.to_string()]).arg(format!("http://{to}/items/42?page=1"));
+        let done = parse_h2load(&output(&mut command)?)?;
+        if done.requests == requests { Ok(()) } else { bail!("{} of {requests} requests were answered", done.requests) }
+    }
+
     fn wrk(&self, connections: usize, more: &[&str], url: &str, time: Duration) -> Result<Done> {
         let mut command = Command::new(&self.wrk);
         command.args([

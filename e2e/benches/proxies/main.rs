@@ -2,14 +2,17 @@
 //! pinned to a core of its own, measured by turns. Prints a table, writes `target/bench/proxies.json`, and fails if a bar
 //! of `docs/benchmarks.md` is missed. `-- small h2` runs those rows only, `--quick` fewer and shorter rounds.
 
+mod changes;
 mod costs;
 mod guest;
 mod load;
 mod memory;
+mod operator;
 mod origin;
 mod peers;
 mod report;
 mod setup;
+mod workers;
 
 use std::fs;
 use std::path::PathBuf;
@@ -28,6 +31,14 @@ use report::Report;
 
 /// Open files for 10,000 clients and as many connections to endpoints, and then some.
 const WANTED_FILES: u64 = 65_536;
+
+/// Rows that are no comparison of loads.
+const OTHERS: [(&str, fn(&Bench, &mut Report) -> Result<()>); 4] = [
+    (memory::NAME, memory::run),
+    (changes::WEIGHTS, changes::weights),
+    (changes::ROUTES, changes::routes),
+    (workers::NAME, workers::run),
+];
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -68,7 +79,12 @@ struct Bench {
 
 /// Who runs where, in the form of taskset(1).
 struct Cores {
+    /// All of them.
+    count: usize,
+    /// Of a proxy with one worker.
     proxy: String,
+    /// Of one with two.
+    proxies: String,
 }
 
 fn main() -> ExitCode {
@@ -86,7 +102,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<Vec<String>> {
-    let names: Vec<&str> = costs::ROWS.iter().map(|row| row.name).chain([memory::NAME]).collect();
+    let others = OTHERS.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = costs::ROWS.iter().map(|row| row.name).chain(others).collect();
     if let Some(unknown) = args.rows.iter().find(|row| !names.contains(&row.as_str())) {
         bail!("there is no row {unknown}; there are {}", names.join(", "));
     }
@@ -104,8 +121,8 @@ fn run(args: Args) -> Result<Vec<String>> {
     for row in costs::ROWS.iter().filter(|row| wanted(row.name)) {
         costs::run(row, &bench, &mut report)?;
     }
-    if wanted(memory::NAME) {
-        memory::run(&bench, &mut report)?;
+    for (_, run) in OTHERS.iter().filter(|(name, _)| wanted(name)) {
+        run(&bench, &mut report)?;
     }
     println!("{}", report.table());
     let path = bench.folder.join("proxies.json");
@@ -130,18 +147,19 @@ fn find_peers(args: &Args) -> Result<Vec<Peer>> {
     Ok(found)
 }
 
-/// The last core is the proxies', the others are ours and the load's.
+/// The last core (two, of four or more) is the proxies', the others are ours and the load's.
 fn divide_cores() -> Result<Cores> {
     let count = std::thread::available_parallelism()?.get();
     if count < 2 {
         bail!("the benchmark needs two cores: one for the proxy, one for the load");
     }
     let mut ours = CpuSet::new();
-    for core in 0..count - 1 {
+    let theirs = if count >= 4 { 2 } else { 1 };
+    for core in 0..count - theirs {
         ours.set(core)?;
     }
     sched_setaffinity(Pid::from_raw(0), &ours).context("cannot stay on the load's cores")?;
-    Ok(Cores { proxy: (count - 1).to_string() })
+    Ok(Cores { count, proxy: (count - 1).to_string(), proxies: workers::cores(count) })
 }
 
 /// As many open files as this process may have; its children inherit it. Ten thousand clients need as many here, and some
