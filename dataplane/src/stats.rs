@@ -221,6 +221,11 @@ impl Series {
         totals
     }
 
+    /// Whether it has counted a request.
+    fn used(&self) -> bool {
+        self.cells.iter().any(|cell| cell.started.load(Relaxed) > 0)
+    }
+
     fn in_use(&self) -> bool {
         self.cells.iter().any(|cell| Arc::strong_count(cell) > 1)
     }
@@ -334,7 +339,9 @@ impl Registry {
     /// The same numbers as the config stream carries them.
     #[must_use]
     pub fn arm_counters(&self) -> Vec<api::ArmCounters> {
-        let messages = self.snapshot().into_iter().map(|(key, series)| {
+        // Of thousands of routes few are used: an unused series costs a look, not a sum.
+        let used = self.snapshot().into_iter().filter(|(_, series)| series.used());
+        let messages = used.map(|(key, series)| {
             // Pods before their arm: what is read never shows more requests of pods than of the arm.
             let pods = series.pods.counters();
             message(key, series.totals(), pods)

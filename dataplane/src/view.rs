@@ -56,6 +56,11 @@ impl PortView {
             Arm::Canary => &self.canary,
         }
     }
+
+    /// Of all its endpoints.
+    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.stable.endpoints.iter().chain(&self.canary.endpoints).map(|upstream| upstream.address())
+    }
 }
 
 impl Slot {
@@ -70,13 +75,25 @@ impl Views {
     /// Takes a table over. Ports that did not change are not touched; connection pools live on by address, and those of
     /// addresses that are in no arm any more are closed as soon as their requests are over.
     pub fn apply(&mut self, table: &Table, registry: &Registry, worker: usize) {
-        self.slots.retain(|number, _| table.ports().contains_key(number));
+        // Addresses that a change may have left without an arm: none when only weights change.
+        let mut left = HashSet::new();
+        self.slots.retain(|number, slot| {
+            let keep = table.ports().contains_key(number);
+            if !keep {
+                left.extend(slot.current().addresses());
+            }
+            keep
+        });
         for (number, port) in table.ports() {
             match self.slots.get(number) {
                 Some(slot) if Arc::ptr_eq(&slot.0.borrow().port, port) => {}
                 Some(slot) => {
-                    let view = view(&mut self.upstreams, port, registry, worker);
-                    *slot.0.borrow_mut() = Rc::new(view);
+                    let view = Rc::new(view(&mut self.upstreams, port, registry, worker));
+                    let before = slot.0.replace(Rc::clone(&view));
+                    left.extend(before.addresses());
+                    for address in view.addresses() {
+                        left.remove(&address);
+                    }
                 }
                 None => {
                     let view = view(&mut self.upstreams, port, registry, worker);
@@ -84,7 +101,7 @@ impl Views {
                 }
             }
         }
-        self.retire_unused();
+        self.retire_unused(left);
     }
 
     /// The ports that should be open.
@@ -106,19 +123,20 @@ impl Views {
         }
     }
 
-    fn retire_unused(&mut self) {
-        let mut used = HashSet::with_capacity(self.upstreams.len());
+    fn retire_unused(&mut self, mut left: HashSet<SocketAddr>) {
         for slot in self.slots.values() {
-            let view = slot.current();
-            used.extend(view.stable.endpoints.iter().chain(&view.canary.endpoints).map(|upstream| upstream.address()));
+            if left.is_empty() {
+                return;
+            }
+            for address in slot.current().addresses() {
+                left.remove(&address);
+            }
         }
-        self.upstreams.retain(|address, upstream| {
-            let keep = used.contains(address);
-            if !keep {
+        for address in left {
+            if let Some(upstream) = self.upstreams.remove(&address) {
                 upstream.retire();
             }
-            keep
-        });
+        }
     }
 }
 
