@@ -5,6 +5,7 @@
 mod changes;
 mod costs;
 mod guest;
+mod latency;
 mod load;
 mod memory;
 mod operator;
@@ -33,7 +34,8 @@ use report::Report;
 const WANTED_FILES: u64 = 65_536;
 
 /// Rows that are no comparison of loads.
-const OTHERS: [(&str, fn(&Bench, &mut Report) -> Result<()>); 4] = [
+const OTHERS: [(&str, fn(&Bench, &mut Report) -> Result<()>); 5] = [
+    (latency::NAME, latency::run),
     (memory::NAME, memory::run),
     (changes::WEIGHTS, changes::weights),
     (changes::ROUTES, changes::routes),

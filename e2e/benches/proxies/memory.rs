@@ -49,7 +49,7 @@ fn request(to: SocketAddr) -> Result<TcpStream> {
     stream.write_all(b"GET / HTTP/1.1\r\nhost: web\r\naccept: */*\r\nuser-agent: bench/1.0\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut room = [0; 4096];
-    while !complete(&answer) {
+    while !crate::latency::complete(&answer) {
         let count = stream.read(&mut room)?;
         if count == 0 {
             bail!("connection closed after {:?}", String::from_utf8_lossy(&answer));
@@ -57,9 +57,4 @@ fn request(to: SocketAddr) -> Result<TcpStream> {
         answer.extend_from_slice(&room[..count]);
     }
     Ok(stream)
-}
-
-fn complete(answer: &[u8]) -> bool {
-    let head = answer.windows(4).position(|window| window == b"\r\n\r\n");
-    head.is_some_and(|head| answer.len() >= head + 4 + crate::origin::SMALL)
 }
