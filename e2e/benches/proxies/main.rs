@@ -33,8 +33,11 @@ use report::Report;
 /// Open files for 10,000 clients and as many connections to endpoints, and then some.
 const WANTED_FILES: u64 = 65_536;
 
+/// Measures one row and adds it to the report.
+type Measure = fn(&Bench, &mut Report) -> Result<()>;
+
 /// Rows that are no comparison of loads.
-const OTHERS: [(&str, fn(&Bench, &mut Report) -> Result<()>); 5] = [
+const OTHERS: [(&str, Measure); 5] = [
     (latency::NAME, latency::run),
     (memory::NAME, memory::run),
     (changes::WEIGHTS, changes::weights),
