@@ -246,6 +246,9 @@ async fn a_restarted_proxy_serves_from_disk_before_any_operator_answers() {
     stable(&mut route, origin.address);
     replica.snapshot(vec![route]).await;
     replica.ack().await;
+    // It is written after it is acknowledged.
+    let written = directory.path().join("snapshot");
+    eventually("the configuration is on disk", || written.exists()).await;
     drop((first, second));
 
     let restarted = Following::new(&[], Some(directory.path().into())).await;
