@@ -68,6 +68,10 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>, facts: &request::F
         Ok(httparse::Status::Partial) | Err(_) => return Err(Invalid),
     }
     let (Some(status), Some(version)) = (parsed.code, parsed.version) else { return Err(Invalid) };
+    // RFC 9110 §15: three digits, of which the first is not 0; `011` would be written as `11`.
+    if status < 100 {
+        return Err(Invalid);
+    }
     let mut seen = Seen::default();
     for header in parsed.headers.iter() {
         seen.header(header)?;

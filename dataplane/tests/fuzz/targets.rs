@@ -6,7 +6,7 @@ use dataplane::forward;
 use dataplane::h1::chunked::{Decoder, Malformed, Step};
 use dataplane::h1::request::{self, Facts, Framing};
 use dataplane::h1::response;
-use dataplane::h1::text::HeadScan;
+use dataplane::h1::text::{self, HeadScan};
 use dataplane::h1::upload::recode;
 use http::header;
 use prost::Message as _;
@@ -45,6 +45,10 @@ pub(crate) fn request_head(data: &[u8]) {
     assert!(count(&out, "connection") <= 1 && count(&out, "upgrade") <= 1 && count(&out, "te") <= 1);
     assert_eq!(count(&out, "upgrade") == 1, parsed.facts.websocket);
     let mut room = response::room();
+    // With ours it may have a few fields more than are taken of a client.
+    if parsed.headers.len() > text::MAX_HEADERS - 6 {
+        return;
+    }
     let again = request::parse(&out, &mut room).expect("what is written must be in order");
     assert_eq!((again.method, again.target, again.authority), (parsed.method, parsed.target, parsed.authority));
     assert_eq!(again.facts.framing, parsed.facts.framing);
