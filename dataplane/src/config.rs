@@ -15,6 +15,7 @@ use std::time::Duration;
 use proxy_api::v1beta1 as api;
 use routing::Table;
 use routing::merge::{Change, Merge, StreamId};
+use routing::table::Refusal;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -201,6 +202,10 @@ impl Updates {
                     self.refused.remove(&route.uid);
                 }
                 Err(error) => {
+                    // The operator is told all the same, and holds the release.
+                    if let (Refusal::Rules(_), Ok(table)) = (&error, self.table.upsert_with_old_rules(&route)) {
+                        self.table = table;
+                    }
                     let error = Chain(&error);
                     tracing::warn!(canary = route.canary, counter = route.counter, %error, "route refused");
                     self.refused.insert(route.uid.clone(), error.to_string());

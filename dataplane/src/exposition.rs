@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_api::metrics as names;
-use routing::rules::{Action, Rules};
+use routing::rules::Action;
 use routing::{Arm, Route, Table};
 
 use crate::mirror::Fate;
@@ -102,7 +102,7 @@ fn sight_counts(out: &mut String, counts: &Counts) -> fmt::Result {
 
 fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {
     let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
-    for rule in route.rules.iter().flat_map(Rules::iter) {
+    for rule in route.rules.iter().flat_map(|rules| rules.iter()) {
         for action in Action::ALL {
             let count = rule.counts.get(action);
             if count > 0 {

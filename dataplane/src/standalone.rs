@@ -1,6 +1,8 @@
 //! Routes from a file instead of an operator: for laptops, benchmarks and debugging. The file says what the stream would,
 //! with endpoints listed; a change of it comes into force without a lost request, an invalid one not at all.
 
+mod rules;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -86,6 +88,8 @@ struct Route {
     mirror: Option<Mirror>,
     #[serde(default, rename = "match", with = "serde_yaml_ng::with::singleton_map_recursive")]
     audience: Vec<Match>,
+    #[serde(default)]
+    rules: Vec<rules::Rule>,
     listeners: Vec<Listener>,
 }
 
@@ -213,7 +217,7 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
     let http = api::HttpPolicy {
         request_timeout_ms: millis(route.request_timeout.as_deref())?,
         connect_timeout_ms: millis(route.connect_timeout.as_deref())?,
-        rules: Vec::new(),
+        rules: route.rules.into_iter().map(rules::message).collect::<Result<_, _>>().map_err(value)?,
     };
     Ok(api::Route {
         uid,

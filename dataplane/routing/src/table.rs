@@ -52,7 +52,7 @@ pub struct Route {
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
     /// What is done with single requests; none: forwarded, all of them.
-    pub rules: Option<Rules>,
+    pub rules: Option<Arc<Rules>>,
     /// Who may see the canary; none: everybody.
     pub audience: Option<Audience>,
     /// What is copied to the canary.
@@ -201,8 +201,24 @@ impl Table {
     /// # Errors
     /// When the route is not valid or asks for another route's port.
     pub fn upsert(&self, route: &api::Route) -> Result<Self, Refusal> {
-        let previous = self.routes.get(&route.uid);
-        let ports = compile(route, previous.map(Arc::as_ref), self.salt)?;
+        let previous = self.routes.get(&route.uid).map(Arc::as_ref);
+        let before = previous.and_then(|previous| previous.rules.as_deref());
+        let rules = route.http.as_ref().map_or(Ok(None), |http| Rules::compile(&http.rules, before))?;
+        self.insert(route, rules.map(Arc::new))
+    }
+
+    /// As [`Table::upsert`], with the rules that are in force in place of the route's, which were refused: endpoints must
+    /// not go stale for a rule that has no meaning.
+    ///
+    /// # Errors
+    /// When the rest of the route is not valid either.
+    pub fn upsert_with_old_rules(&self, route: &api::Route) -> Result<Self, Refusal> {
+        self.insert(route, self.routes.get(&route.uid).and_then(|previous| previous.rules.clone()))
+    }
+
+    fn insert(&self, route: &api::Route, rules: Option<Arc<Rules>>) -> Result<Self, Refusal> {
+        let previous = self.routes.get(&route.uid).map(Arc::as_ref);
+        let ports = compile(route, previous, rules, self.salt)?;
         for port in &ports {
             if let Some(holder) = self.ports.get(&port.number).filter(|held| held.route.uid != route.uid) {
                 let holder = format!("{}/{}", holder.route.namespace, holder.route.canary);
@@ -232,7 +248,12 @@ impl Table {
     }
 }
 
-fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Vec<Port>, Refusal> {
+fn compile(
+    route: &api::Route,
+    previous: Option<&Route>,
+    rules: Option<Arc<Rules>>,
+    salt: u64,
+) -> Result<Vec<Port>, Refusal> {
     if route.uid.is_empty() {
         return Err(Refusal::NoUid);
     }
@@ -258,7 +279,7 @@ fn compile(route: &api::Route, previous: Option<&Route>, salt: u64) -> Result<Ve
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
-        rules: Rules::compile(&http.rules, previous.and_then(|previous| previous.rules.as_ref()))?,
+        rules,
         audience: Audience::compile(&route.audience)?,
         mirror: mirror.flatten(),
         split,
@@ -354,6 +375,22 @@ mod tests {
         let table = Table::default().upsert(&mk_route("a", 15_000, 10)).unwrap();
         let next = table.upsert(&mk_route("b", 15_001, 10)).unwrap();
         assert!(Arc::ptr_eq(&table.ports()[&15_000], &next.ports()[&15_000]));
+    }
+
+    #[test]
+    fn a_rule_without_meaning_keeps_the_rules_before_it_and_holds_no_endpoint_back() {
+        let with_rule = |name: &str, port| {
+            let rule = api::Rule { name: name.into(), ..Default::default() };
+            let http = Some(api::HttpPolicy { rules: vec![rule], ..Default::default() });
+            api::Route { http, ..mk_route("a", port, 10) }
+        };
+        let table = Table::default().upsert(&with_rule("good", 15_000)).unwrap();
+        let bad = with_rule("NOT A NAME", 15_001);
+        assert!(matches!(table.upsert(&bad), Err(Refusal::Rules(_))));
+        let table = table.upsert_with_old_rules(&bad).unwrap();
+        let route = &table.ports()[&15_001].route;
+        assert_eq!(route.rules.as_ref().unwrap().iter().next().unwrap().name, "good");
+        assert!(Table::default().upsert_with_old_rules(&bad).unwrap().routes()["a"].rules.is_none());
     }
 
     #[test]
