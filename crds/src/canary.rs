@@ -11,6 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::HttpRule;
 use crate::verdict::{Verdict, VerdictStatus};
 
 /// Progressive delivery for one Deployment behind one Service.
@@ -91,6 +92,12 @@ pub struct CanaryService {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[0-9]+(ms|s|m)$"))]
     pub timeout: Option<String>,
+    /// What is done with single requests; one that matches none of the rules is only forwarded. The most specific match
+    /// counts, by the precedence of Gateway API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(validation = Rule::new("self.all(r, !has(r.name) || self.filter(s, has(s.name) && s.name == r.name).size() == 1)").message("two rules cannot have the same name"))]
+    pub rules: Option<Vec<HttpRule>>,
 }
 
 /// How a release is judged.

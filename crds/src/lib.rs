@@ -14,6 +14,7 @@ pub mod conditions;
 pub mod metric_template;
 pub mod names;
 pub mod proxy_pool;
+pub mod rules;
 pub mod verdict;
 
 pub use alert_provider::{AlertProvider, AlertProviderSpec};

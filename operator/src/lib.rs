@@ -22,6 +22,7 @@ pub mod pool;
 pub mod publish;
 pub mod report;
 pub mod routes;
+pub mod rules;
 pub mod run;
 pub mod services;
 pub mod setup;

@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use proxy_api::v1beta1::{Affinity, Endpoint, HttpPolicy, Listener, Protocol, Route};
 
 use crate::{
+    rules,
     services::{self, Asked, AskedPort},
     table::{RouteKey, Table},
 };
@@ -85,7 +86,11 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         weight: u32::try_from(status.canary_weight.clamp(0, 100)).unwrap_or_default(),
         stable_revision: status.stable_revision.clone().unwrap_or_default(),
         canary_revision: tested.cloned().unwrap_or_default(),
-        http: Some(HttpPolicy { request_timeout_ms: timeout_ms(canary), connect_timeout_ms: 0, rules: Vec::new() }),
+        http: Some(HttpPolicy {
+            request_timeout_ms: timeout_ms(canary),
+            connect_timeout_ms: 0,
+            rules: rules::messages(canary),
+        }),
         affinity: affinity(canary),
         mirror: None,
         audience: Vec::new(),
@@ -208,7 +213,11 @@ fn is_serving(endpoint: &SliceEndpoint) -> bool {
 
 /// `spec.service.timeout` in milliseconds; its form is the schema's affair.
 fn timeout_ms(canary: &Canary) -> u64 {
-    let text = canary.spec.service.timeout.as_deref().unwrap_or_default();
+    canary.spec.service.timeout.as_deref().map(millis).unwrap_or_default()
+}
+
+/// A duration of the schema in milliseconds.
+pub(crate) fn millis(text: &str) -> u64 {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let unit_ms = match &text[digits.len()..] {
         "ms" => 1,
