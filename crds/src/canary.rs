@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::HttpRule;
+use crate::traffic::Retries;
 use crate::verdict::{Verdict, VerdictStatus};
 
 /// Progressive delivery for one Deployment behind one Service.
@@ -98,6 +99,9 @@ pub struct CanaryService {
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new("self.all(r, !has(r.name) || self.filter(s, has(s.name) && s.name == r.name).size() == 1)").message("two rules cannot have the same name"))]
     pub rules: Option<Vec<HttpRule>>,
+    /// What is done about attempts that fail. Absent: none is made again, but where no connection could be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
 }
 
 /// How a release is judged.

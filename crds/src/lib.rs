@@ -15,6 +15,7 @@ pub mod metric_template;
 pub mod names;
 pub mod proxy_pool;
 pub mod rules;
+pub mod traffic;
 pub mod verdict;
 
 pub use alert_provider::{AlertProvider, AlertProviderSpec};

@@ -11,6 +11,7 @@ use tokio::time::Sleep;
 
 use crate::mirror::Copy;
 use crate::record::Record;
+use crate::replay::Replay;
 use crate::upstream::Lease;
 
 /// Failure of either side while a body was under way.
@@ -27,6 +28,8 @@ pub enum RequestBody {
     Copied(Incoming, Option<Box<Copy>>),
     /// All of it.
     Whole(Option<Bytes>),
+    /// The client's, which may be sent again.
+    Replay(Replay),
 }
 
 /// What is sent to a client.
@@ -177,6 +180,7 @@ impl Body for RequestBody {
                 Poll::Ready(frame)
             }
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Replay(replay) => replay.poll(context),
         }
     }
 
@@ -185,6 +189,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Client(incoming) | Self::Copied(incoming, _) => incoming.is_end_stream(),
             Self::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Replay(replay) => replay.is_end_stream(),
         }
     }
 
@@ -193,6 +198,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Client(incoming) | Self::Copied(incoming, _) => incoming.size_hint(),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Replay(replay) => replay.size_hint(),
         }
     }
 }

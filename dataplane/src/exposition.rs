@@ -54,6 +54,7 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     for (labels, totals) in &series {
         histogram(out, labels, totals)?;
     }
+    retries(out, &series)?;
     head(out, names::WEIGHT, "gauge", "Share of the canary in force, in percent.")?;
     for route in table.routes().values() {
         let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
@@ -142,6 +143,24 @@ fn mirrors(out: &mut String, registry: &Registry) -> fmt::Result {
                 mirrored.count(fate)
             )?;
         }
+    }
+    Ok(())
+}
+
+/// Only of arms that had something to retry: most have not.
+fn retries(out: &mut String, series: &[(String, Totals)]) -> fmt::Result {
+    let retrying: Vec<_> = series.iter().filter(|(_, totals)| totals.retries + totals.retries_denied > 0).collect();
+    head(out, names::RETRIES_TOTAL, "counter", "Attempts after the first of a request.")?;
+    for (labels, totals) in &retrying {
+        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_TOTAL, totals.retries)?;
+    }
+    head(out, names::RETRIES_DENIED_TOTAL, "counter", "Retries not made because the budget was spent.")?;
+    for (labels, totals) in &retrying {
+        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_DENIED_TOTAL, totals.retries_denied)?;
+    }
+    head(out, names::RETRIES_RECOVERED_TOTAL, "counter", "Requests that only a retry made end well.")?;
+    for (labels, totals) in &retrying {
+        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_RECOVERED_TOTAL, totals.recovered)?;
     }
     Ok(())
 }

@@ -22,6 +22,8 @@ pub mod pods;
 pub mod process;
 pub mod proxy;
 pub mod record;
+pub mod replay;
+pub mod retries;
 pub mod rules;
 pub mod server;
 pub mod sight;

@@ -165,7 +165,7 @@ impl Copy {
         if !mirror.picks(method) {
             return None;
         }
-        let Some(upstream) = crate::proxy::pick(worker, &view.canary, &[]) else {
+        let Some(upstream) = crate::proxy::pick(worker, &view.canary, &crate::proxy::Tried::default()) else {
             mirrored.add(Fate::NoEndpoint);
             return None;
         };

@@ -12,12 +12,14 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use routing::rules::Decision;
-use routing::{Affinity, Arm, Choice, Flag, Protocol, balance};
+use routing::{Affinity, Arm, Choice, Flag, Protocol, balance, retry};
 
 use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
 use crate::mirror::Copy;
 use crate::record::Record;
+use crate::replay::Spare;
+use crate::retries::{self, Retries};
 use crate::sight::Asked;
 use crate::upstream::{Lease, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
@@ -60,8 +62,7 @@ pub async fn handle(
     }
     let mut record = Record::begin(&view.arm(arm).cell, route.counter);
     record.carry(detail);
-    let deadline = rules::request_timeout(route, decision.as_ref())
-        .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
+    let deadline = deadline(&view, decision.as_ref(), &record);
     let switching = upgrade::requested(&mut request);
     let exchange = exchange(worker, &view, arm, decision.as_ref(), client, request, &mut record);
     let answer = match deadline {
@@ -90,6 +91,12 @@ pub async fn handle(
             response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, Some(record), lease, deadline))))
         }
     }
+}
+
+/// When the request must be over.
+fn deadline(view: &PortView, decision: Option<&Decision>, record: &Record) -> Option<tokio::time::Instant> {
+    let limit = rules::request_timeout(&view.port.route, decision)?;
+    Some(tokio::time::Instant::from_std(record.begun() + limit))
 }
 
 /// Tells a new client where it belongs.
@@ -161,53 +168,109 @@ async fn exchange(
         }
     };
     let mut request = Request::from_parts(parts, body);
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let retries =
+        view.port.route.retry.as_ref().map(|policy| {
+            Retries::begin(policy, worker, idempotent(request.method()), deadline(view, decision, record))
+        });
+    let spare = retries.as_ref().map(|retries| Spare::of(&mut request, retries));
+    let spare = spare.as_ref();
+    let mut tried = Tried::default();
     loop {
         let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
             record.no_endpoint();
             record.flag(unreached(&tried));
-            if arm == Arm::Stable {
-                return Err(ProxyError::NoEndpoint);
+            if arm == Arm::Canary {
+                // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
+                (arm, tried) = (Arm::Stable, Tried::default());
+                continue;
             }
-            // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-            (arm, tried) = (Arm::Stable, Vec::new());
+            let spare = Spare::after(spare, retry::Failure::Unreachable, ProxyError::NoEndpoint, record)?;
+            request = spare.next(None, &mut tried).await;
             continue;
         };
         record.attempt(&upstream);
         if arm == Arm::Stable {
             record.sent_to(&upstream);
         }
-        match attempt(&upstream, version, view.port.route.connect_timeout, request).await {
-            Ok(answer) => return Ok(answer),
+        let attempt = attempt(&upstream, version, view.port.route.connect_timeout, request);
+        let answer = Spare::in_time(spare, attempt).await.unwrap_or_else(|| {
+            upstream.observe(FAILURE_LATENCY);
+            Err(Failure::Final(ProxyError::Timeout))
+        });
+        let spare = match answer {
+            Ok((response, lease)) => {
+                let grpc_status = grpc_status(response.headers());
+                let answer = retry::Failure::Answer { status: response.status().as_u16(), grpc_status };
+                let Some(spare) = spare.filter(|spare| spare.again(answer, record)) else {
+                    return Ok((response, lease));
+                };
+                if response.body().is_end_stream() {
+                    lease.give_back();
+                }
+                spare
+            }
             Err(Failure::Unsent(unsent)) => {
                 request = *unsent;
-                tried.push(upstream.address());
+                tried.unreachable(upstream.address());
+                continue;
             }
-            Err(Failure::Final(error)) => return Err(error),
-        }
+            Err(Failure::Refused) => Spare::after(spare, retry::Failure::Refused, ProxyError::Reset, record)?,
+            Err(Failure::Final(error)) => Spare::after(spare, retries::failure(error).ok_or(error)?, error, record)?,
+        };
+        request = spare.next(Some(upstream.address()), &mut tried).await;
+    }
+}
+
+/// Endpoints of one arm that a request has no reason to go to.
+#[derive(Debug, Default)]
+pub struct Tried {
+    unreachable: Vec<SocketAddr>,
+    failed: Vec<SocketAddr>,
+}
+
+impl Tried {
+    /// No connection to this one.
+    pub fn unreachable(&mut self, address: SocketAddr) {
+        self.unreachable.push(address);
+    }
+
+    /// Another attempt begins; the one before failed at this one, which is asked again only if there is no other.
+    pub fn again(&mut self, failed: Option<SocketAddr>) {
+        self.unreachable.clear();
+        self.failed.extend(failed);
     }
 }
 
 /// The next endpoint of an arm for a request; `None` when enough were `tried`.
-pub fn pick(worker: &Worker, arm: &ArmView, tried: &[SocketAddr]) -> Option<Rc<Upstream>> {
-    if tried.len() >= MAX_ENDPOINTS {
+pub fn pick(worker: &Worker, arm: &ArmView, tried: &Tried) -> Option<Rc<Upstream>> {
+    if tried.unreachable.len() >= MAX_ENDPOINTS {
         return None;
     }
     let endpoints = &arm.endpoints;
-    let excluded = |i: usize| tried.contains(&endpoints[i].address());
-    let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
-    Some(Rc::clone(&endpoints[picked]))
+    let choose = |excluded: &dyn Fn(&SocketAddr) -> bool| {
+        let excluded = |i: usize| excluded(&endpoints[i].address());
+        balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())
+    };
+    let picked = if tried.failed.is_empty() {
+        choose(&|address| tried.unreachable.contains(address))
+    } else {
+        let other = choose(&|address| tried.unreachable.contains(address) || tried.failed.contains(address));
+        other.or_else(|| choose(&|address| tried.unreachable.contains(address)))
+    };
+    Some(Rc::clone(&endpoints[picked?]))
 }
 
 /// Why no endpoint of an arm could be picked after those that were `tried`.
 #[must_use]
-pub fn unreached(tried: &[SocketAddr]) -> Flag {
-    if tried.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure }
+pub fn unreached(tried: &Tried) -> Flag {
+    if tried.unreachable.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure }
 }
 
 enum Failure {
     /// The endpoint has seen nothing of it.
     Unsent(Box<Request<RequestBody>>),
+    /// The endpoint says that it has not looked at it.
+    Refused,
     Final(ProxyError),
 }
 
@@ -237,12 +300,14 @@ async fn attempt(
             }
             Err(error) => error,
         };
+        let refused = refused(error.error());
         request = match resend(error, copy) {
             Ok(request) if lease.reused() => request,
             Ok(request) => {
                 upstream.observe(FAILURE_LATENCY);
                 return Err(Failure::Unsent(Box::new(request)));
             }
+            Err(_) if refused => return Err(Failure::Refused),
             Err(error) => {
                 if error == ProxyError::Reset {
                     upstream.observe(FAILURE_LATENCY);
@@ -254,13 +319,25 @@ async fn attempt(
     }
 }
 
+/// Whether the endpoint says that it has not looked at the request: the stream was refused (RFC 9113 §8.7), or came after
+/// the last one that it takes on this connection (§6.8).
+fn refused(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| match cause.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => true,
+        Some(h2::Reason::NO_ERROR) => cause.is_go_away() && cause.is_remote(),
+        _ => false,
+    })
+}
+
+/// May be sent twice (RFC 9110 §9.2.2).
+fn idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
 /// A second copy of a request that may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
 fn replayable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    (idempotent && request.body().is_end_stream()).then(|| {
+    (idempotent(request.method()) && request.body().is_end_stream()).then(|| {
         let mut copy = Request::new(RequestBody::Empty);
         *copy.method_mut() = request.method().clone();
         *copy.uri_mut() = request.uri().clone();

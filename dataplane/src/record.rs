@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use routing::retry::Failure;
 use routing::{Flag, Flags, Outcome, classify};
 
 use crate::sight::{self, Detail, Ended};
@@ -26,6 +27,8 @@ pub struct Record {
     bytes: u64,
     /// For the access log and traces, if they are on.
     detail: Option<Box<Detail>>,
+    /// How the first attempt failed, if there was another.
+    first: Option<(u16, Outcome)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,12 +56,16 @@ impl Record {
             flags: Flags::default(),
             bytes: 0,
             detail: None,
+            first: None,
         }
     }
 
     /// A stable endpoint is tried: its pod answers for how the request ends, unless another one is tried.
+    /// A retry's pod does not answer for the first attempt.
     pub fn sent_to(&mut self, upstream: &Rc<Upstream>) {
-        self.sent_to = Some(Rc::clone(upstream));
+        if self.first.is_none() {
+            self.sent_to = Some(Rc::clone(upstream));
+        }
     }
 
     /// What is to be told of this request when it is over, if anything.
@@ -107,6 +114,23 @@ impl Record {
         self.flags.insert(flag);
     }
 
+    /// An attempt failed and another one is made. Users are shielded, the verdict is not: the arm is judged by its first.
+    pub fn retried(&mut self, failure: Failure) {
+        self.cell.retry();
+        (self.status, self.grpc_status) = (0, None);
+        self.first.get_or_insert_with(|| match failure {
+            Failure::Unreachable | Failure::Refused => (503, Outcome::Error),
+            Failure::Reset => (502, Outcome::Error),
+            Failure::Timeout => (504, Outcome::Error),
+            Failure::Answer { status, grpc_status } => judged(status, grpc_status),
+        });
+    }
+
+    /// An attempt failed, and the route's budget allows no other.
+    pub fn retry_denied(&mut self) {
+        self.cell.retry_denied();
+    }
+
     /// The answer was sent to its end.
     pub fn complete(&mut self) {
         self.end = End::Complete;
@@ -124,18 +148,22 @@ impl Drop for Record {
             // What users got may be fine; the arm gave no answer.
             _ if self.no_endpoint => (503, Outcome::Error),
             End::Broken => (self.status.max(502), Outcome::Error),
-            End::Complete => {
-                let outcome = classify::classify(self.status, self.grpc_status);
-                let mapped =
-                    self.grpc_status.filter(|_| outcome == Outcome::GrpcError).and_then(classify::grpc_failure);
-                (mapped.unwrap_or(self.status), outcome)
-            }
+            End::Complete => judged(self.status, self.grpc_status),
             End::Open if self.status >= 500 => (self.status, Outcome::Error),
             End::Open => (self.status, Outcome::ClientError),
         };
         if self.end == End::Open {
             self.flags.insert(Flag::DownstreamConnectionTermination);
         }
+        let (code, outcome) = match self.first {
+            None => (code, outcome),
+            Some(first) => {
+                if outcome == Outcome::Success {
+                    self.cell.recovered();
+                }
+                first
+            }
+        };
         let took = self.begun.elapsed();
         self.cell.end(code, outcome, self.no_endpoint, took);
         if !self.flags.is_empty() {
@@ -150,4 +178,11 @@ impl Drop for Record {
             upstream.count(matches!(outcome, Outcome::Error | Outcome::GrpcError), took);
         }
     }
+}
+
+/// The code and outcome of a whole answer; a failed gRPC call goes by the status that it stands for.
+fn judged(status: u16, grpc_status: Option<u16>) -> (u16, Outcome) {
+    let outcome = classify::classify(status, grpc_status);
+    let mapped = grpc_status.filter(|_| outcome == Outcome::GrpcError).and_then(classify::grpc_failure);
+    (mapped.unwrap_or(status), outcome)
 }

@@ -90,7 +90,28 @@ struct Route {
     audience: Vec<Match>,
     #[serde(default)]
     rules: Vec<rules::Rule>,
+    retries: Option<Retries>,
     listeners: Vec<Listener>,
+}
+
+/// As `spec.service.retries` of a Canary.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Retries {
+    attempts: u32,
+    #[serde(default)]
+    per_try_timeout: Option<String>,
+    #[serde(default)]
+    retry_on: String,
+    #[serde(default)]
+    budget: Budget,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Budget {
+    percent: Option<u32>,
+    min_retries_per_second: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -214,10 +235,21 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
             canary: endpoints(&listener.canary),
         });
     }
+    let retries = match &route.retries {
+        None => None,
+        Some(Retries { attempts, per_try_timeout, retry_on, budget }) => Some(api::Retries {
+            attempts: *attempts,
+            per_try_timeout_ms: millis(per_try_timeout.as_deref())?,
+            retry_on: retry_on.clone(),
+            budget_percent: budget.percent,
+            min_retries_per_second: budget.min_retries_per_second,
+        }),
+    };
     let http = api::HttpPolicy {
         request_timeout_ms: millis(route.request_timeout.as_deref())?,
         connect_timeout_ms: millis(route.connect_timeout.as_deref())?,
         rules: route.rules.into_iter().map(rules::message).collect::<Result<_, _>>().map_err(value)?,
+        retries,
     };
     Ok(api::Route {
         uid,

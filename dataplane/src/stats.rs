@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxy_api::latency;
 use proxy_api::v1beta1 as api;
@@ -31,6 +31,7 @@ const MAX_SERIES: usize = 20_000;
 /// Every series of the process.
 #[derive(Debug)]
 pub struct Registry {
+    started: Instant,
     workers: usize,
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     /// Connections accepted and still open, one entry per worker.
@@ -77,6 +78,9 @@ pub struct Cell {
     errors: AtomicU64,
     grpc_errors: AtomicU64,
     no_endpoint: AtomicU64,
+    retries: AtomicU64,
+    retries_denied: AtomicU64,
+    recovered: AtomicU64,
     in_flight: AtomicU64,
     sum_micros: AtomicU64,
     latency: Buckets<{ latency::BUCKETS as usize }>,
@@ -113,6 +117,12 @@ pub struct Totals {
     pub grpc_errors: u64,
     /// The arm had no endpoint that could be reached.
     pub no_endpoint: u64,
+    /// Attempts after the first.
+    pub retries: u64,
+    /// Attempts that were not made because the route's budget was spent.
+    pub retries_denied: u64,
+    /// Requests that ended well after their first attempt had failed; counted as failures of the arm.
+    pub recovered: u64,
     /// Begun and not over.
     pub in_flight: u64,
     /// Sum of all durations.
@@ -172,6 +182,21 @@ impl Cell {
         }
     }
 
+    /// A request is tried again.
+    pub fn retry(&self) {
+        add(&self.retries, 1);
+    }
+
+    /// A request would have been tried again, but for the budget.
+    pub fn retry_denied(&self) {
+        add(&self.retries_denied, 1);
+    }
+
+    /// A request ended well by a later attempt.
+    pub fn recovered(&self) {
+        add(&self.recovered, 1);
+    }
+
     fn add_to(&self, totals: &mut Totals) {
         totals.config = totals.config.max(self.config.load(Relaxed));
         // Ended ones before started ones: what is read never shows more ends than beginnings.
@@ -179,6 +204,9 @@ impl Cell {
         totals.client_errors += self.client_errors.load(Relaxed);
         totals.grpc_errors += self.grpc_errors.load(Relaxed);
         totals.no_endpoint += self.no_endpoint.load(Relaxed);
+        totals.retries += self.retries.load(Relaxed);
+        totals.retries_denied += self.retries_denied.load(Relaxed);
+        totals.recovered += self.recovered.load(Relaxed);
         totals.errors += self.errors.load(Relaxed);
         totals.in_flight += self.in_flight.load(Relaxed);
         totals.started += self.started.load(Relaxed);
@@ -237,6 +265,7 @@ impl Registry {
     pub fn new(workers: usize, max_connections: u64) -> Arc<Self> {
         let connections = (0..workers).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
+            started: Instant::now(),
             workers,
             series: Mutex::default(),
             connections,
@@ -322,6 +351,12 @@ impl Registry {
     #[must_use]
     pub fn mirrors(&self) -> &mirror::Counters {
         &self.mirrors
+    }
+
+    /// Time since the process began: the clock of what its workers decide together.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Connections that are open now.

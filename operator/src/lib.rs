@@ -18,6 +18,7 @@ pub mod lease;
 pub mod measure;
 pub mod observe;
 pub mod outbound;
+pub mod policy;
 pub mod pool;
 pub mod publish;
 pub mod report;

@@ -16,6 +16,7 @@ use proxy_api::v1beta1::{Affinity, Endpoint, HttpPolicy, Listener, Protocol, Rou
 
 use crate::{
     rules,
+    policy,
     services::{self, Asked, AskedPort},
     table::{RouteKey, Table},
 };
@@ -90,7 +91,8 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
             request_timeout_ms: timeout_ms(canary),
             connect_timeout_ms: 0,
             rules: rules::messages(canary),
-        }),
+            retries: policy::retries(&canary.spec.service),
+           }),
         affinity: affinity(canary),
         mirror: None,
         audience: Vec::new(),
@@ -213,19 +215,7 @@ fn is_serving(endpoint: &SliceEndpoint) -> bool {
 
 /// `spec.service.timeout` in milliseconds; its form is the schema's affair.
 fn timeout_ms(canary: &Canary) -> u64 {
-    canary.spec.service.timeout.as_deref().map(millis).unwrap_or_default()
-}
-
-/// A duration of the schema in milliseconds.
-pub(crate) fn millis(text: &str) -> u64 {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => 0,
-    };
-    digits.parse::<u64>().unwrap_or_default().saturating_mul(unit_ms)
+    policy::millis(canary.spec.service.timeout.as_deref())
 }
 
 #[cfg(test)]
@@ -317,7 +307,7 @@ mod tests {
             weight: 25,
             stable_revision: "s1".to_owned(),
             canary_revision: "c2".to_owned(),
-            http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0, rules: Vec::new() }),
+            http: Some(HttpPolicy { request_timeout_ms: 0, connect_timeout_ms: 0, rules: Vec::new(), retries: None }),
             affinity: None,
             mirror: None,
             audience: Vec::new(),

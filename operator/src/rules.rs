@@ -10,7 +10,7 @@ use crds::{
 };
 use proxy_api::v1beta1 as api;
 
-use crate::routes::millis;
+use crate::policy::millis;
 
 /// The rules of a Canary, in the order given.
 #[must_use]
@@ -36,7 +36,7 @@ fn message(rule: &HttpRule) -> api::Rule {
         name: name.clone().unwrap_or_default(),
         hostnames: hostnames.clone().unwrap_or_default(),
         matches: matches.iter().flatten().map(request_match).collect(),
-        request_timeout_ms: timeouts.as_ref().map(|timeouts| millis(&timeouts.request)),
+        request_timeout_ms: timeouts.as_ref().map(|timeouts| millis(Some(&timeouts.request))),
         fault: fault.as_ref().map(faults),
         redirect: request_redirect.as_ref().map(redirect),
         rewrite: url_rewrite.as_ref().map(|rewrite| api::Rewrite {
@@ -137,7 +137,7 @@ fn cors_policy(cors: &Cors) -> api::Cors {
 
 fn faults(fault: &Fault) -> api::Fault {
     let Fault { delay, abort } = fault;
-    let delay = delay.as_ref().map(|delay| (millis(&delay.fixed_delay), positive(delay.percentage)));
+    let delay = delay.as_ref().map(|delay| (millis(Some(&delay.fixed_delay)), positive(delay.percentage)));
     let abort = abort.as_ref().map(|abort| (positive(abort.http_status), positive(abort.percentage)));
     let ((delay_ms, delay_percent), (abort_status, abort_percent)) =
         (delay.unwrap_or_default(), abort.unwrap_or_default());

@@ -8,6 +8,13 @@ pub const REQUEST_DURATION_SECONDS: &str = "sluice_proxy_request_duration_second
 pub const RESPONSE_FLAGS_TOTAL: &str = "sluice_proxy_response_flags_total";
 /// Counter: copies of requests for the canary, by `canary_namespace`, `canary`, `service`, `result`; in no other series.
 pub const MIRRORED_REQUESTS_TOTAL: &str = "sluice_proxy_mirrored_requests_total";
+/// Counter: attempts after the first of a request, same labels less `code`.
+pub const RETRIES_TOTAL: &str = "sluice_proxy_retries_total";
+/// Counter: attempts that were not made because the route's retry budget was spent, same labels.
+pub const RETRIES_DENIED_TOTAL: &str = "sluice_proxy_retries_denied_total";
+/// Counter: requests that ended well after their first attempt had failed, same labels. In [`REQUESTS_TOTAL`] they have the
+/// code of the first attempt.
+pub const RETRIES_RECOVERED_TOTAL: &str = "sluice_proxy_retries_recovered_total";
 /// Gauge: the weight in force, by `canary_namespace`, `canary`, `service`.
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.

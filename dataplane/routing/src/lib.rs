@@ -2,16 +2,19 @@
 //! randomness of its own; time and random numbers are passed in.
 //!
 //! Order of a request: [`table`] finds the port's route, [`rules`] say what else is done with it, [`affinity`] or
-//! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer, [`flag`] names what went wrong.
-//! [`merge`] decides which operator replica's word counts.
+//! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer, [`retry`] says whether to try again
+//! and [`budget`] whether the route can afford it, [`flag`] names what went wrong. [`merge`] decides which operator
+//! replica's word counts.
 
 pub mod affinity;
 pub mod audience;
 pub mod balance;
+pub mod budget;
 pub mod classify;
 pub mod flag;
 pub mod merge;
 pub mod mirror;
+pub mod retry;
 pub mod rules;
 pub mod split;
 pub mod table;

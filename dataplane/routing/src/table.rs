@@ -11,6 +11,7 @@ use proxy_api::v1beta1 as api;
 use crate::affinity::{self, Affinity};
 use crate::audience::Audience;
 use crate::mirror::{self, Mirror};
+use crate::retry::{BadCondition, Retry};
 use crate::rules::{Head, RuleError, Rules};
 use crate::split::{Arm, Split, mix};
 
@@ -51,6 +52,8 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
+    /// What is done about failed attempts.
+    pub retry: Option<Retry>,
     /// What is done with single requests; none: forwarded, all of them.
     pub rules: Option<Arc<Rules>>,
     /// Who may see the canary; none: everybody.
@@ -133,6 +136,9 @@ pub enum Refusal {
     /// Session affinity that cannot be carried out.
     #[error(transparent)]
     Affinity(#[from] affinity::Invalid),
+    /// Retry conditions that this proxy does not know.
+    #[error(transparent)]
+    Condition(#[from] BadCondition),
     /// A rule that has no meaning.
     #[error("rules are not valid")]
     Rules(#[from] RuleError),
@@ -260,6 +266,10 @@ fn compile(
     let weight = u8::try_from(route.weight).ok().filter(|w| *w <= 100).ok_or(Refusal::Weight(route.weight))?;
     let listening = route.listeners.iter().map(|listener| port(listener.port)).collect::<Result<Vec<_>, _>>()?;
     let http = route.http.clone().unwrap_or_default();
+    let retry = match &http.retries {
+        Some(retries) => Retry::compile(retries, previous.and_then(|route| route.retry.as_ref()))?,
+        None => None,
+    };
     let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
     let affinity = route.affinity.as_ref();
     let affinity = affinity.map(|a| Affinity::compile(a, &route.uid, &route.canary_revision)).transpose()?;
@@ -279,6 +289,7 @@ fn compile(
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
+        retry,
         rules,
         audience: Audience::compile(&route.audience)?,
         mirror: mirror.flatten(),

@@ -16,8 +16,10 @@ use crate::h1::response::{self, Framing, Towards};
 use crate::h1::text::{self, HeadScan};
 use crate::h1::upload::recode;
 use crate::record::Record;
+use crate::retries::Retries;
 use crate::watch::Watch;
 use crate::worker::{Phase, Worker};
+use routing::retry::Failure;
 
 /// Interim answers to one request; an endpoint that sends more is not going to answer.
 const MAX_INTERIM: u32 = 16;
@@ -44,6 +46,8 @@ pub struct Context<'a> {
     pub answered: &'a Cell<bool>,
     /// The request's body has been passed on to its end.
     pub uploaded: &'a Cell<bool>,
+    /// What is left of the retries.
+    pub retries: Option<&'a Retries<'a>>,
     /// Asked when the answer comes whether the process is draining: then it is the connection's last.
     pub worker: &'a Worker,
 }
@@ -64,6 +68,11 @@ pub struct Answered {
 pub enum AnswerError {
     /// The endpoint closed the connection before its first byte.
     Silent,
+    /// The answer is one that is asked for again elsewhere; none of it was passed on.
+    Again {
+        /// The endpoint's connection may go on.
+        keep_endpoint: bool,
+    },
     /// Anything else.
     Other(ProxyError),
 }
@@ -98,7 +107,21 @@ pub async fn relay(
         let head = open(context, &received[..length], out, record)?;
         received.advance(length);
         match head {
-            Opened::Interim => send(to, context.watch, out).await?,
+            Opened::Interim => {
+                if let Some(retries) = context.retries.filter(|_| !out.is_empty()) {
+                    retries.spoken();
+                }
+                send(to, context.watch, out).await?;
+            }
+            Opened::Again { framing, keep_alive } => {
+                // A short body has come with its head; reading a longer one costs more than a connection.
+                let whole = match framing {
+                    Framing::None => received.is_empty(),
+                    Framing::Length(length) => length == received.len() as u64,
+                    Framing::Chunked | Framing::Close => false,
+                };
+                return Err(AnswerError::Again { keep_endpoint: keep_alive && whole });
+            }
             Opened::Final { framing, answered } => {
                 context.answered.set(true);
                 if answered.switched {
@@ -131,6 +154,7 @@ async fn read_head(from: &mut ReadHalf<'_>, received: &mut BytesMut) -> Result<u
 
 enum Opened {
     Interim,
+    Again { framing: Framing, keep_alive: bool },
     Final { framing: Framing, answered: Answered },
 }
 
@@ -149,6 +173,10 @@ fn open(context: &Context<'_>, bytes: &[u8], out: &mut Vec<u8>, record: &mut Rec
             head.write(Towards { http10: false, close: false, switching: false }, None, out);
         }
         return Ok(Opened::Interim);
+    }
+    let failure = Failure::Answer { status: head.status, grpc_status: head.grpc_status };
+    if !switched && context.retries.is_some_and(|retries| retries.again(failure, record)) {
+        return Ok(Opened::Again { framing: head.framing, keep_alive: head.keep_alive });
     }
     record.status(head.status);
     if let Some(status) = head.grpc_status {

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -22,10 +22,11 @@ use crate::h1::answer::{self, AnswerError, Answered, Context};
 use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::response;
 use crate::h1::text::{HeadScan, field};
-use crate::h1::upload::{self, UploadError};
+use crate::h1::upload::{Upload, UploadError};
 use crate::mirror::{self, Copy};
-use crate::proxy::{FAILURE_LATENCY, pick, unreached};
+use crate::proxy::{FAILURE_LATENCY, Tried, pick, unreached};
 use crate::record::Record;
+use crate::retries::{self, Retries};
 use crate::rules;
 use crate::sight::{Asked, Detail};
 use crate::splice;
@@ -119,6 +120,8 @@ struct Served {
 enum Failure {
     /// It may be sent again.
     Unsent,
+    /// It was answered, and the route says to try another endpoint.
+    Again,
     Final(ProxyError),
 }
 
@@ -241,7 +244,10 @@ impl Connection<'_> {
         if arm == Arm::Stable && view.mirrored.is_some() && !facts.websocket {
             self.begin_copy(&view, facts);
         }
-        let served = self.forward(&view, arm, decision.as_ref(), facts, &mut record);
+        let retries =
+            route.retry.as_ref().map(|policy| Retries::begin(policy, self.worker, facts.idempotent, deadline));
+        let upload = Upload::new(facts.framing, retries.as_ref());
+        let served = self.forward(&view, arm, decision.as_ref(), facts, upload, &mut record);
         let served = match deadline {
             None => served.await,
             Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -337,29 +343,48 @@ impl Connection<'_> {
         mut arm: Arm,
         decision: Option<&Decision>,
         facts: Facts,
+        mut upload: Upload<'_>,
         record: &mut Record,
     ) -> Result<Served, ProxyError> {
-        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut tried = Tried::default();
         loop {
-            let Some(upstream) = pick(self.worker, view.arm(arm), &tried) else {
-                record.no_endpoint();
-                record.flag(unreached(&tried));
-                if arm == Arm::Stable {
-                    return Err(ProxyError::NoEndpoint);
+            let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
+                Some(upstream) => {
+                    record.attempt(&upstream);
+                    if arm == Arm::Stable {
+                        record.sent_to(&upstream);
+                    }
+                    let timeout = view.port.route.connect_timeout;
+                    match self.attempt(&upstream, timeout, decision, facts, &mut upload, record).await {
+                        Ok(served) => return Ok(served),
+                        Err(Failure::Unsent) => {
+                            tried.unreachable(upstream.address());
+                            continue;
+                        }
+                        Err(Failure::Again) => (Some(upstream), None),
+                        Err(Failure::Final(error)) => (Some(upstream), Some(error)),
+                    }
                 }
-                // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                (arm, tried) = (Arm::Stable, Vec::new());
-                continue;
+                None => {
+                    record.no_endpoint();
+                    record.flag(unreached(&tried));
+                    if arm == Arm::Canary {
+                        // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
+                        (arm, tried) = (Arm::Stable, Tried::default());
+                        continue;
+                    }
+                    (None, Some(ProxyError::NoEndpoint))
+                }
             };
-            record.attempt(&upstream);
-            if arm == Arm::Stable {
-                record.sent_to(&upstream);
+            let Some(retries) = upload.retries() else { return Err(error.unwrap_or(ProxyError::Reset)) };
+            if let Some(error) = error {
+                let failure = retries::failure(error).filter(|_| !self.answered.get());
+                if !failure.is_some_and(|failure| retries.again(failure, record)) {
+                    return Err(error);
+                }
             }
-            match self.attempt(&upstream, view.port.route.connect_timeout, decision, facts, record).await {
-                Ok(served) => return Ok(served),
-                Err(Failure::Unsent) => tried.push(upstream.address()),
-                Err(Failure::Final(error)) => return Err(error),
-            }
+            retries.pause().await;
+            tried.again(upstream.map(|upstream| upstream.address()));
         }
     }
 
@@ -370,11 +395,12 @@ impl Connection<'_> {
         timeout: Duration,
         decision: Option<&Decision>,
         facts: Facts,
+        upload: &mut Upload<'_>,
         record: &mut Record,
     ) -> Result<Served, Failure> {
         let _busy = upstream.busy();
         if let Some(endpoint) = upstream.take_idle(!facts.idempotent) {
-            match self.send(endpoint, upstream, decision, facts, record).await {
+            match self.send(endpoint, upstream, decision, facts, upload, record).await {
                 Err(Failure::Unsent) => {}
                 served => return served,
             }
@@ -388,12 +414,13 @@ impl Connection<'_> {
                 return Err(Failure::Unsent);
             }
         };
-        self.send(endpoint, upstream, decision, facts, record).await.map_err(|failure| match failure {
+        self.send(endpoint, upstream, decision, facts, upload, record).await.map_err(|failure| match failure {
             // A fresh connection was not closed for being idle: the endpoint has the request, and does not answer it.
             Failure::Unsent => {
                 upstream.observe(FAILURE_LATENCY);
                 Failure::Final(ProxyError::Reset)
             }
+            Failure::Again => Failure::Again,
             Failure::Final(error) => Failure::Final(error),
         })
     }
@@ -405,11 +432,12 @@ impl Connection<'_> {
         upstream: &Rc<Upstream>,
         decision: Option<&Decision>,
         facts: Facts,
+        upload: &mut Upload<'_>,
         record: &mut Record,
     ) -> Result<Served, Failure> {
         let begun = Instant::now();
-        // Idempotent, and nothing of it but what `out` holds: it may be sent again.
-        let again = facts.idempotent && facts.framing == Framing::None;
+        // Idempotent, and nothing of it was sent but what `out` holds: it may be sent again.
+        let again = facts.idempotent && (facts.framing == Framing::None || upload.kept());
         let silent = if again { Failure::Unsent } else { Failure::Final(ProxyError::Reset) };
         let sent = match endpoint.write(&self.out).await {
             Ok(sent) => sent,
@@ -419,7 +447,8 @@ impl Connection<'_> {
         if endpoint.write_all(&self.out[sent..]).await.is_err() {
             return Err(silent);
         }
-        let uploaded = Cell::new(facts.framing == Framing::None);
+        let retries = upload.retries();
+        let uploaded = Cell::new(upload.done());
         let context = Context {
             facts,
             added: &self.added,
@@ -428,6 +457,7 @@ impl Connection<'_> {
             answered: &self.answered,
             uploaded: &uploaded,
             worker: self.worker,
+            retries,
         };
         let mut received = BytesMut::new();
         let mut answer_out = std::mem::take(&mut self.scratch);
@@ -437,24 +467,39 @@ impl Connection<'_> {
             let first_byte = || upstream.observe(begun.elapsed());
             let relay =
                 answer::relay(&context, &mut from, &mut received, &mut client_to, &mut answer_out, record, first_byte);
-            if uploaded.get() {
+            if uploaded.get() && retries.is_none() {
                 relay.await
             } else {
-                let pump = upload::pump(
+                let pump = upload.pump(
                     &mut client_from,
                     &mut self.buffer,
                     &mut to,
-                    facts.framing,
+                    &mut self.out,
                     self.watch,
                     self.copy.as_deref_mut(),
                 );
-                alongside(pump, relay, &uploaded).await
+                let relay = alongside(pump, relay, &uploaded);
+                match retries.and_then(Retries::per_try_timeout) {
+                    None => relay.await,
+                    Some(limit) => in_time(relay, limit, &uploaded, &self.answered).await,
+                }
             }
         };
         self.scratch = answer_out;
         match answered {
             Err(AnswerError::Silent) => Err(silent),
-            Err(AnswerError::Other(error)) => Err(Failure::Final(error)),
+            Err(AnswerError::Again { keep_endpoint }) => {
+                if keep_endpoint && uploaded.get() {
+                    upstream.give_idle(endpoint);
+                }
+                Err(Failure::Again)
+            }
+            Err(AnswerError::Other(error)) => {
+                if error == ProxyError::Timeout {
+                    upstream.observe(FAILURE_LATENCY);
+                }
+                Err(Failure::Final(error))
+            }
             Ok(Answered { switched: true, .. }) => Ok(Served { keep: false, switched: Some((endpoint, received)) }),
             Ok(answered) => {
                 if answered.keep_endpoint && received.is_empty() && uploaded.get() {
@@ -511,6 +556,28 @@ impl Connection<'_> {
         };
         // Not closed by the client in time: it is closed by us.
         let _ = tokio::time::timeout(LINGER, drained).await;
+    }
+}
+
+/// Limits the time from the end of the request to the head of the answer.
+async fn in_time(
+    relay: impl Future<Output = Result<Answered, AnswerError>>,
+    limit: Duration,
+    uploaded: &Cell<bool>,
+    answered: &Cell<bool>,
+) -> Result<Answered, AnswerError> {
+    let mut relay = pin!(relay);
+    loop {
+        let waited_from_the_end = uploaded.get();
+        if let Ok(result) = tokio::time::timeout(limit, relay.as_mut()).await {
+            return result;
+        }
+        if answered.get() {
+            return relay.await;
+        }
+        if waited_from_the_end {
+            return Err(ProxyError::Timeout.into());
+        }
     }
 }
 

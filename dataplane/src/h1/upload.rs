@@ -8,6 +8,7 @@ use crate::error::ProxyError;
 use crate::h1::chunked::{self, Decoder, Step};
 use crate::h1::request::Framing;
 use crate::mirror::Copy;
+use crate::retries::Retries;
 use crate::watch::Watch;
 
 /// Seconds in which a client must send something of its body.
@@ -28,68 +29,118 @@ pub enum UploadError {
     Endpoint,
 }
 
-/// Passes the body on, of which `buffer` holds the start, and keeps what goes into a copy. What follows the body stays in
-/// `buffer`.
-///
-/// # Errors
-/// When it cannot be passed on to its end.
-pub async fn pump(
-    from: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    to: &mut WriteHalf<'_>,
-    framing: Framing,
-    watch: &Watch,
-    copy: Option<&mut Copy>,
-) -> Result<(), UploadError> {
-    let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy };
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => pump_length(from, buffer, to, length, &mut pace).await?,
-        Framing::Chunked => pump_chunks(from, buffer, to, &mut pace).await?,
-    }
-    if let Some(copy) = pace.copy {
-        copy.complete();
-    }
-    Ok(())
+/// What is left of a body that did not come with its head. It goes on where it was: an attempt that ended early leaves
+/// the rest for the next one.
+#[derive(Debug)]
+pub struct Upload<'a> {
+    left: Left,
+    /// What passes is kept for as long as another attempt may begin with it.
+    retries: Option<&'a Retries<'a>>,
 }
 
-async fn pump_length(
-    from: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    to: &mut WriteHalf<'_>,
-    mut left: u64,
-    pace: &mut Pace<'_>,
-) -> Result<(), UploadError> {
-    loop {
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        to.write_all(&buffer[..here]).await.map_err(|_| UploadError::Endpoint)?;
-        pace.passed(&buffer[..here]);
-        buffer.advance(here);
-        left -= here as u64;
-        if left == 0 {
-            return Ok(());
+#[derive(Debug)]
+enum Left {
+    None,
+    Length(u64),
+    Chunks(Decoder),
+}
+
+impl<'a> Upload<'a> {
+    /// Nothing has passed yet.
+    #[must_use]
+    pub fn new(framing: Framing, retries: Option<&'a Retries<'a>>) -> Self {
+        let left = match framing {
+            Framing::None => Left::None,
+            Framing::Length(length) => Left::Length(length),
+            Framing::Chunked => Left::Chunks(Decoder::default()),
+        };
+        Self { left, retries }
+    }
+
+    /// Whether all of it has passed.
+    #[must_use]
+    pub fn done(&self) -> bool {
+        matches!(self.left, Left::None)
+    }
+
+    /// What is left of the request's retries, if it has any.
+    #[must_use]
+    pub fn retries(&self) -> Option<&'a Retries<'a>> {
+        self.retries
+    }
+
+    /// Whether all that has passed was kept.
+    #[must_use]
+    pub fn kept(&self) -> bool {
+        self.retries.is_some_and(Retries::replayable)
+    }
+
+    /// Passes the body on, of which `buffer` holds the start; what follows the body stays in `buffer`. What is kept goes
+    /// to `kept`, and what is mirrored into `copy`, before it is sent, so that the future may be dropped at any time.
+    ///
+    /// # Errors
+    /// When it cannot be passed on to its end.
+    pub async fn pump(
+        &mut self,
+        from: &mut ReadHalf<'_>,
+        buffer: &mut BytesMut,
+        to: &mut WriteHalf<'_>,
+        kept: &mut Vec<u8>,
+        watch: &Watch,
+        copy: Option<&mut Copy>,
+    ) -> Result<(), UploadError> {
+        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy };
+        let mut out = Vec::new();
+        loop {
+            let sent = match &mut self.left {
+                Left::None => break,
+                Left::Length(left) => {
+                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                    *left -= here as u64;
+                    if *left == 0 {
+                        self.left = Left::None;
+                    }
+                    pace.passed(&buffer[..here]);
+                    if keep(self.retries, kept, &buffer[..here]) {
+                        buffer.advance(here);
+                        to.write_all(&kept[kept.len() - here..]).await
+                    } else {
+                        let sent = to.write_all(&buffer[..here]).await;
+                        buffer.advance(here);
+                        sent
+                    }
+                }
+                Left::Chunks(decoder) => {
+                    out.clear();
+                    let done = recode(decoder, buffer, &mut out);
+                    if done.map_err(|_| UploadError::Client(ProxyError::BadRequest))? {
+                        self.left = Left::None;
+                    }
+                    pace.passed(&out);
+                    keep(self.retries, kept, &out);
+                    to.write_all(&out).await
+                }
+            };
+            sent.map_err(|_| UploadError::Endpoint)?;
+            if self.done() {
+                break;
+            }
+            pace.read(from, buffer).await?;
         }
-        pace.read(from, buffer).await?;
+        if let Some(copy) = pace.copy {
+            copy.complete();
+        }
+        Ok(())
     }
 }
 
-async fn pump_chunks(
-    from: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    to: &mut WriteHalf<'_>,
-    pace: &mut Pace<'_>,
-) -> Result<(), UploadError> {
-    let (mut decoder, mut out) = (Decoder::default(), Vec::new());
-    loop {
-        out.clear();
-        let done = recode(&mut decoder, buffer, &mut out).map_err(|_| UploadError::Client(ProxyError::BadRequest))?;
-        to.write_all(&out).await.map_err(|_| UploadError::Endpoint)?;
-        pace.passed(&out);
-        if done {
-            return Ok(());
-        }
-        pace.read(from, buffer).await?;
+/// Whether `piece` was kept; if there is no room for it, no more is.
+fn keep(retries: Option<&Retries<'_>>, kept: &mut Vec<u8>, piece: &[u8]) -> bool {
+    let keep = retries.is_some_and(|retries| retries.keep(piece.len()));
+    if keep {
+        kept.extend_from_slice(piece);
     }
+    keep
 }
 
 /// Takes what `buffer` has of a chunked body and appends it, written anew; whether the body is complete.

@@ -11,6 +11,7 @@ mod life;
 mod mirror;
 mod pods;
 mod requests;
+mod retries;
 mod rules;
 mod sight;
 mod strict;
