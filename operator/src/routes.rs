@@ -15,8 +15,7 @@ use kube::ResourceExt;
 use proxy_api::v1beta1::{Affinity, Endpoint, HttpPolicy, Listener, Protocol, Route};
 
 use crate::{
-    rules,
-    policy,
+    policy, rules,
     services::{self, Asked, AskedPort},
     table::{RouteKey, Table},
 };
@@ -92,7 +91,7 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
             connect_timeout_ms: 0,
             rules: rules::messages(canary),
             retries: policy::retries(&canary.spec.service),
-           }),
+        }),
         affinity: affinity(canary),
         mirror: None,
         audience: Vec::new(),

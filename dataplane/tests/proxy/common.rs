@@ -74,19 +74,16 @@ impl Bed {
     /// Once nothing is under way: a worker counts a request after the client has its answer.
     pub fn counters(&self, arm: api::Arm) -> api::ArmCounters {
         let start = std::time::Instant::now();
-        loop {
-            let all = self.proxy.shared().registry.arm_counters();
-            let settled = all.iter().all(|counters| counters.in_flight == 0);
-            if settled || start.elapsed() > Duration::from_secs(20) {
-                return all.into_iter().find(|counters| counters.arm() == arm).unwrap_or_default();
-            }
+        while self.in_flight() > 0 && start.elapsed() < Duration::from_secs(20) {
             std::thread::yield_now();
         }
+        let all = self.proxy.shared().registry.arm_counters();
+        all.into_iter().find(|counters| counters.arm() == arm).unwrap_or_default()
     }
 
-    /// Requests begun and not over, right now.
+    /// Requests begun and not over, right now. Not by the counters that are sent: reading those is telling them.
     pub fn in_flight(&self) -> u64 {
-        self.proxy.shared().registry.arm_counters().iter().map(|counters| counters.in_flight).sum()
+        self.proxy.shared().registry.snapshot().iter().map(|(_, series)| series.totals().in_flight).sum()
     }
 
     pub fn metrics(&self) -> String {

@@ -46,7 +46,8 @@ pub(crate) async fn the_same_is_never_rolled_back(story: Story) -> Result<()> {
         shop.until_available().await?;
     }
     let report = load.stop().await;
-    ensure!(report.lost() == 0, "lost requests: {report}");
+    // One answer in a thousand is an error of the application's own; none may be lost on the way.
+    ensure!(report.broken() == 0, "requests broke: {report}");
     Ok(())
 }
 
@@ -78,7 +79,7 @@ pub(crate) async fn what_is_broken_goes_at_once(story: Story) -> Result<()> {
     ensure!(bad * 10 > all * 3 && bad * 10 < all * 7, "half of the canary's requests fail: {lane:?}");
     // As many as were seen to fail, and those under way while it was decided.
     story.say(&format!("{} of {} requests failed in all", report.server_errors, report.requests));
-    ensure!(report.lost() == 0, "lost requests: {report}");
+    ensure!(report.broken() == 0, "requests broke: {report}");
     let told = shop.events().await?.into_iter().any(|(_, note)| note.contains("chance if healthy"));
     ensure!(told, "no Event has the sentence");
     Ok(())

@@ -37,7 +37,9 @@ impl Engine {
     fn lane_report(&self, trial: &Trial, lane: Lane) -> LaneReport {
         let table = match lane {
             Lane::Latency => trial.slow_seen[trial.evidence.worst_quantile()],
-            Lane::ErrorRate | Lane::SloError | Lane::Crash => trial.seen,
+            Lane::ErrorRate | Lane::SloError => trial.seen,
+            // Its strata close earlier than those of the others: at a crash these have nothing yet.
+            Lane::Crash => trial.evidence.leading(lane).map_or(trial.seen, |epoch| epoch.crash_seen),
         };
         let margin = match lane {
             Lane::ErrorRate => trial.margins.error_odds,
