@@ -53,7 +53,7 @@ pub struct ProxyPoolSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("(self.mode == 'Sampled') == has(self.ratio)").message("ratio is for mode Sampled, which needs it"))]
 pub struct AccessLog {
-    /// Which requests are logged.
+    /// Which requests are logged. In a manifest `"Off"` is quoted: YAML reads it as false otherwise.
     pub mode: AccessLogMode,
     /// Share of the requests, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]

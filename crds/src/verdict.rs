@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("!has(self.minStepSeconds) || !has(self.maxStepSeconds) || self.minStepSeconds <= self.maxStepSeconds").message("verdict.minStepSeconds must be at most verdict.maxStepSeconds"))]
 pub struct Verdict {
-    /// `enforce` (default): rolls back, and a step waits for its evidence. `warn`: tells only. `off`: counts nothing.
+    /// `enforce` (default): rolls back, and a step waits for its evidence. `warn`: tells only. `"off"`, in quotes: counts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<VerdictMode>,
     /// Chance per release that a tolerable canary is rolled back by evidence; 0.01.
