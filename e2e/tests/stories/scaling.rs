@@ -81,22 +81,27 @@ pub(crate) async fn commit_in_adoption_window(story: Story) -> Result<()> {
     story.say(&format!("the commit inside the window reached weight {highest:?} and was rolled back; {report}"));
     ensure!(highest.is_some_and(|weight| weight < 100), "the third version reached {highest:?}");
     ensure!(report.broken() == 0, "requests broke: {report}");
-    ensure_only_judged_serves(&shop).await?;
+    until_only_judged_runs(&shop).await?;
     ensure_stable_serves(&story, &shop, "v2").await
 }
 
-async fn ensure_only_judged_serves(shop: &Shop) -> Result<()> {
-    for set in shop.replica_sets().await? {
-        let image =
-            set.spec.as_ref().and_then(|spec| spec.template.as_ref()?.spec.as_ref()?.containers.first()?.image.clone());
-        let replicas = set.status.as_ref().map_or(0, |status| status.replicas);
-        ensure!(
-            !image.as_ref().is_some_and(|image| image.ends_with(":errors")) || replicas == 0,
-            "{} still runs {replicas} pods of the bad version",
-            set.name_any()
-        );
+/// The refused version's pods go when no proxy sends them anything any more, which is a moment after the rollback.
+async fn until_only_judged_runs(shop: &Shop) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        let bad = shop.replica_sets().await?.into_iter().find(|set| {
+            let replicas = set.status.as_ref().map_or(0, |status| status.replicas);
+            replicas > 0 && image_of(set).is_some_and(|image| image.ends_with(":errors"))
+        });
+        let Some(bad) = bad else { return Ok(()) };
+        ensure!(Instant::now() < deadline, "{} still runs pods of the bad version", bad.name_any());
     }
-    Ok(())
+}
+
+fn image_of(set: &ReplicaSet) -> Option<String> {
+    set.spec.as_ref()?.template.as_ref()?.spec.as_ref()?.containers.first()?.image.clone()
 }
 
 /// Replicas asked for, of the stable sets together and of the canary's.
