@@ -26,6 +26,27 @@ fn bad_fields() -> Vec<BadField> {
         ("/spec/service/port", json!("http"), &["spec.service.port", "integer"]),
         ("/spec/service/timeout", json!("soon"), &["spec.service.timeout"]),
         ("/spec/service/gateways", json!(["mesh"]), &["unknown field", "gateways"]),
+        (
+            "/spec/service/retries",
+            json!({ "attempts": 2, "retryOn": "sometimes" }),
+            &["retries.retryOn", "gateway-error", "connect-failure"],
+        ),
+        ("/spec/service/retries", json!({ "attempts": 1_000, "retryOn": "5xx" }), &["service.retries.attempts", "10"]),
+        (
+            "/spec/service/rules",
+            json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "((" } }], "timeouts": { "request": "1s" } }]),
+            &["rules[0].matches[0].path", "regular expression"],
+        ),
+        (
+            "/spec/service/rules",
+            json!([{ "requestHeaderModifier": { "remove": ["host"] } }]),
+            &["rules[0].requestHeaderModifier", "cannot be changed"],
+        ),
+        (
+            "/spec/analysis/sessionAffinity",
+            json!({ "cookieName": "a", "headerName": "b" }),
+            &["sessionAffinity", "either cookieName or headerName"],
+        ),
         ("/spec/progressDeadlineSeconds", json!(0), &["spec.progressDeadlineSeconds"]),
         ("/spec/analysis/interval", json!("10"), &["spec.analysis.interval"]),
         ("/spec/analysis/interval", json!("0s"), &["analysis.interval", "1s"]),
