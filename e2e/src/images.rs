@@ -110,6 +110,14 @@ impl Image {
         self.pack(&self.parts()?)
     }
 
+    /// SHA-256 of its configuration, in hex: the same for the same content.
+    ///
+    /// # Errors
+    /// When the binary cannot be read.
+    pub fn digest(&self) -> Result<String> {
+        Ok(self.parts()?.digest)
+    }
+
     fn parts(&self) -> Result<Parts> {
         let bytes = fs::read(&self.binary).with_context(|| format!("cannot read {}", self.binary.display()))?;
         let file = self.binary.file_name().and_then(|name| name.to_str());

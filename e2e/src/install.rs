@@ -127,26 +127,27 @@ pub fn bring(target: &Target, metrics_server: &str) -> Result<()> {
     if std::env::var_os(INSTALLED).is_some() {
         return Ok(());
     }
-    load_images(target)?;
-    install_chart(target, metrics_server)
+    let operator = load_images(target)?;
+    install(target, metrics_server, Some(&operator))
 }
 
-/// Compiles the images and brings them to the cluster.
+/// Compiles the images and brings them to the cluster. Returns what tells the operator's from another one of its name.
 ///
 /// # Errors
 /// When a build or a transport fails; the message says which.
-pub fn load_images(target: &Target) -> Result<()> {
+pub fn load_images(target: &Target) -> Result<String> {
     let operator = build_static("operator", "sluice-operator")?;
     let proxy = build_static("dataplane", "sluice-proxy")?;
     let app = build_static("e2e", "sample-app")?;
-    target.load(&Image::new(format!("{}:{TAG}", target.image(OPERATOR_IMAGE)), operator))?;
+    let operator = Image::new(format!("{}:{TAG}", target.image(OPERATOR_IMAGE)), operator);
+    target.load(&operator)?;
     target.load(&Image::new(format!("{}:{TAG}", target.image(PROXY_IMAGE)), proxy))?;
     for (tag, environment) in VERSIONS {
         let image = Image::new(format!("{}:{tag}", target.image(IMAGE)), &app).with_env("VERSION", tag);
         let image = environment.iter().fold(image, |image, (name, value)| image.with_env(name, value));
         target.load(&image)?;
     }
-    Ok(())
+    operator.digest()
 }
 
 /// Installs or upgrades the chart and waits until the operator is ready.
@@ -154,9 +155,14 @@ pub fn load_images(target: &Target) -> Result<()> {
 /// # Errors
 /// When helm fails; the message is what it printed.
 pub fn install_chart(target: &Target, metrics_server: &str) -> Result<()> {
+    install(target, metrics_server, None)
+}
+
+/// `operator` is its image's digest: pods that run another image of the same name are replaced.
+fn install(target: &Target, metrics_server: &str, operator: Option<&str>) -> Result<()> {
     let chart = workspace().join("charts/sluice");
     let values = tempfile::Builder::new().suffix(".json").tempfile()?;
-    std::fs::write(values.path(), values_of(target, metrics_server).to_string())?;
+    std::fs::write(values.path(), values_of(target, metrics_server, operator).to_string())?;
     progress("installing the chart");
     run(helm(target)?
         .args(["upgrade", "--install", "sluice"])
@@ -183,10 +189,11 @@ fn helm(target: &Target) -> Result<Command> {
     Ok(target.command(&binaries::helm()?))
 }
 
-fn values_of(target: &Target, metrics_server: &str) -> Value {
+fn values_of(target: &Target, metrics_server: &str, operator: Option<&str>) -> Value {
     let image = |repository: &str| json!({ "repository": target.image(repository), "tag": TAG });
+    let annotations = operator.map_or_else(|| json!({}), |digest| json!({ "sluice.dev/image-digest": digest }));
     json!({
-        "operator": { "image": image(OPERATOR_IMAGE) },
+        "operator": { "image": image(OPERATOR_IMAGE), "podAnnotations": annotations },
         "proxy": { "image": image(PROXY_IMAGE) },
         "metricsServer": metrics_server,
         // As often as the local Prometheus scrapes; the demo brings one that does the same.

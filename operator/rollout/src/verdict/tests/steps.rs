@@ -42,6 +42,8 @@ fn a_canary_that_fails_everything_is_off_in_a_second() {
     let mut engine = mk_begun(Config::default(), 200);
     run(&mut engine, 1, 10, &mk_delta((20, 20), (180, 0)));
     assert_eq!(engine.decision(), Decision::Rollback(Cause::Evidence(Lane::Crash)));
+    let counted = engine.verdict().lanes()[Lane::Crash as usize].canary;
+    assert!(counted.total > 0 && counted.bad * 10 > counted.total, "{counted:?}");
     let sentence = engine.verdict().sentence();
     assert!(sentence.starts_with("weight 10%: canary failed 20/20 requests, stable 0/180; chance"), "{sentence}");
     run(&mut engine, 600, 10, &mk_delta((20, 0), (180, 20)));
