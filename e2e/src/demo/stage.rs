@@ -23,7 +23,7 @@ use crate::watching;
 /// Namespace of the demo.
 pub const NAMESPACE: &str = "sluice-demo";
 /// Requests per second.
-pub const RPS: u32 = 100;
+pub const RPS: u32 = 500;
 /// The example's application.
 pub const APP: &str = "web";
 /// Where the local Prometheus is found, and the one that the demo brings to other clusters.
