@@ -24,7 +24,7 @@ use crate::sight::Asked;
 use crate::upstream::{Lease, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
-use crate::{forward, rules, upgrade};
+use crate::{forward, replay, rules, upgrade};
 
 /// Endpoints of one arm that are tried for one request. Refused connections fail at once; with the default connect
 /// timeout, dead nodes cost a client at most this many seconds per arm.
@@ -337,14 +337,8 @@ fn idempotent(method: &Method) -> bool {
 
 /// A second copy of a request that may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
 fn replayable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    (idempotent(request.method()) && request.body().is_end_stream()).then(|| {
-        let mut copy = Request::new(RequestBody::Empty);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.version_mut() = request.version();
-        *copy.headers_mut() = request.headers().clone();
-        copy
-    })
+    (idempotent(request.method()) && request.body().is_end_stream())
+        .then(|| replay::head_of(request).map(|()| RequestBody::Empty))
 }
 
 /// The request, if it may be sent again; else what went wrong.

@@ -128,8 +128,8 @@ fn keep(request: &mut Request<RequestBody>, incoming: Incoming, copy: Option<Box
     kept
 }
 
-/// The head alone.
-fn head_of<B>(request: &Request<B>) -> Request<()> {
+/// A copy of the head alone; extensions stay behind.
+pub(crate) fn head_of<B>(request: &Request<B>) -> Request<()> {
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

@@ -313,22 +313,27 @@ impl Connection<'_> {
             record.complete()
         }
         drop(record);
-        let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
+        let keep = self.may_keep(facts);
         self.out.clear();
         answer::own(&mut self.out, status, &error.to_string(), !keep, facts.head_method);
-        let (_, mut to) = self.stream.split();
-        match answer::write(&mut to, self.watch, &self.out).await {
-            Ok(()) if keep => Next::Request,
-            Ok(()) => Next::Linger,
-            Err(_) => Next::Close,
-        }
+        self.say(keep).await
     }
 
     /// Answers instead of an endpoint, because a rule says so.
     async fn answer_itself(&mut self, own: &Answer, facts: Facts) -> Next {
-        let keep = facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining;
+        let keep = self.may_keep(facts);
         self.out.clear();
         answer::by_rule(&mut self.out, own, !keep, facts.head_method);
+        self.say(keep).await
+    }
+
+    /// Whether the connection can go on after an answer that is not an endpoint's: no body is left to be read.
+    fn may_keep(&self, facts: Facts) -> bool {
+        facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining
+    }
+
+    /// Sends the answer of the proxy's own that is in `out`.
+    async fn say(&mut self, keep: bool) -> Next {
         let (_, mut to) = self.stream.split();
         match answer::write(&mut to, self.watch, &self.out).await {
             Ok(()) if keep => Next::Request,
@@ -531,11 +536,7 @@ impl Connection<'_> {
     async fn refuse(&mut self, status: StatusCode, reason: &str) -> Next {
         self.out.clear();
         answer::own(&mut self.out, status, reason, true, false);
-        let (_, mut to) = self.stream.split();
-        match answer::write(&mut to, self.watch, &self.out).await {
-            Ok(()) => Next::Linger,
-            Err(_) => Next::Close,
-        }
+        self.say(false).await
     }
 
     /// Closes without a reset, which could destroy the answer before the client has read it (RFC 9112 §9.6).
