@@ -432,6 +432,7 @@ fn judgement(context: &Context, world: &World, state: &State) -> Judgement {
             let note = format!("{} (verdict.mode warn: told only)", verdict.sentence());
             context.desk.event(&world.canary, severity, verdict.reason(), &format!("Verdict{}", state.counter), &note);
         }
+        return Judgement::NotAsked;
     }
     context.verdicts.judgement(&world.canary, state)
 }

@@ -290,17 +290,10 @@ fn progressing(
     now: DateTime<Utc>,
     happenings: &mut Vec<Happening>,
 ) -> State {
-    if let Some(next) = interrupted(plan, state, seen, target, happenings) {
+    if let Some(next) = stopped(plan, state, seen, target, happenings) {
         return next;
     }
     let mut next = state.clone();
-    if plan.suspended {
-        next.reason = Reason::Suspended;
-        return next;
-    }
-    if let Some(failure) = condemned(plan, state, seen) {
-        return rolled_back(state, failure, happenings);
-    }
     if plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary) {
         return State { phase: Phase::Promoting, reason: Reason::HandingOver, ..next };
     }
@@ -356,6 +349,23 @@ fn raise(
     next.last_check = None;
     next.reason = Reason::WaitingForProxies;
     happenings.push(Happening::Weight(weight));
+}
+
+/// What a release under way does before anything else: gives way, stands still, or ends.
+fn stopped(
+    plan: &Plan,
+    state: &State,
+    seen: &Observation,
+    target: &TargetView,
+    happenings: &mut Vec<Happening>,
+) -> Option<State> {
+    if let Some(next) = interrupted(plan, state, seen, target, happenings) {
+        return Some(next);
+    }
+    if plan.suspended {
+        return Some(State { reason: Reason::Suspended, ..state.clone() });
+    }
+    condemned(plan, state, seen).map(|failure| rolled_back(state, failure, happenings))
 }
 
 /// The verdict may end a release at any moment, whatever the interval of the checks. People who asked for a version to be
@@ -476,17 +486,10 @@ fn promoting(
             ..state.clone()
         };
     }
-    if let Some(next) = interrupted(plan, state, seen, target, happenings) {
+    if let Some(next) = stopped(plan, state, seen, target, happenings) {
         return next;
     }
     let mut next = state.clone();
-    if plan.suspended {
-        next.reason = Reason::Suspended;
-        return next;
-    }
-    if let Some(failure) = condemned(plan, state, seen) {
-        return rolled_back(state, failure, happenings);
-    }
     let supply = supply(state, seen.canary.as_ref(), target.replicas);
     if let Some(failure) = deadline(plan, &mut next, &supply, now) {
         return rolled_back(state, failure, happenings);

@@ -331,10 +331,9 @@ fn promises_hold_on_every_edge() {
     }
 }
 
-#[test]
-fn a_suspended_canary_moves_no_weight() {
-    let plan = Plan { suspended: true, ..plan() };
-    let running = State {
+/// A release of X at its first step.
+fn mk_running() -> State {
+    State {
         phase: Phase::Progressing,
         weight: 10,
         steps: vec![10, 100],
@@ -343,7 +342,13 @@ fn a_suspended_canary_moves_no_weight() {
         target_uid: Some("one".to_owned()),
         effective_since: Some(long_ago()),
         ..State::default()
-    };
+    }
+}
+
+#[test]
+fn a_suspended_canary_moves_no_weight() {
+    let plan = Plan { suspended: true, ..plan() };
+    let running = mk_running();
     for seen in observations().iter().filter(|seen| !seen.deleting) {
         let same =
             view(seen).is_some_and(|view| view.template.revision == rev("X") && view.uid == "one" && view.replicas > 0);
@@ -357,16 +362,7 @@ fn a_suspended_canary_moves_no_weight() {
 #[test]
 fn an_edit_of_the_steps_does_not_move_a_running_release() {
     let edited = Plan { steps: vec![50], ..plan() };
-    let running = State {
-        phase: Phase::Progressing,
-        weight: 10,
-        steps: vec![10, 100],
-        stable: Some(rev("S")),
-        canary: Some(rev("X")),
-        target_uid: Some("one".to_owned()),
-        effective_since: Some(long_ago()),
-        ..State::default()
-    };
+    let running = mk_running();
     for seen in observations().iter().filter(|seen| seen.check == Check::NotMade) {
         let decision = step(&edited, &running, seen, now());
         assert!(decision.state.weight <= 10, "{seen:?}");
@@ -494,18 +490,11 @@ fn a_step_waits_for_the_verdict_and_writes_nothing_meanwhile() {
     assert_eq!(happenings.iter().filter(shown).count(), 2, "each step says on what ground it ends");
 
     let running = State {
-        phase: Phase::Progressing,
-        weight: 10,
-        steps: vec![10, 100],
-        stable: Some(rev("S")),
-        canary: Some(rev("X")),
-        target_uid: Some("one".to_owned()),
-        effective_since: Some(long_ago()),
         last_check: Some(long_ago()),
         passed_checks: 1,
         phase_since: Some(now()),
         reason: Reason::Verdict(Wait::CollectingData, "1 of 390".to_owned()),
-        ..State::default()
+        ..mk_running()
     };
     let seen = observations().into_iter().filter(|seen| {
         let alike = view(seen).is_some_and(|view| view.template.revision == rev("X") && view.replicas > 0);
