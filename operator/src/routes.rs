@@ -60,8 +60,9 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
             stable = endpoints(stable_slices, port.port, None);
         }
         let split = i32::from(port.port) == canary.spec.service.port;
-        if !split && status.phase == Phase::Promoting {
-            // The old pods go at any moment, and the judged ones stay: further ports move before that, not after.
+        if !split && matches!(status.phase, Phase::Promoting | Phase::Finalising) {
+            // The old pods go at any moment, and the judged ones stay: further ports move before that, not after, and stay
+            // with them until the primary Service has followed.
             let judged = endpoints(canary_slices, port.port, None);
             stable = if judged.is_empty() { stable } else { judged };
         }
@@ -422,6 +423,7 @@ mod tests {
         };
         assert_eq!(further("Progressing"), ["10.0.0.1", "10.0.0.2"]);
         assert_eq!(further("Promoting"), ["10.0.0.9"]);
+        assert_eq!(further("Finalising"), ["10.0.0.9"]);
     }
 
     #[test]
