@@ -92,6 +92,7 @@ impl Shop {
         let shop = Self { world, namespace, name, git: Mutex::new(manifests.clone()) };
         kubectl::apply(&shop.namespace, &manifests.without_canary(), Side::Client).await?;
         shop.until_available().await?;
+        shop.until_reachable().await?;
         Ok(shop)
     }
 
@@ -234,6 +235,22 @@ impl Shop {
         };
         let shown = |deployment: &Deployment| format!("{:?}", deployment.status);
         watching::until(self.deployments(), &self.name, "all replicas available", SOON, is_available, shown).await
+    }
+
+    /// Waits until kube-proxy lets connections to the Service through: it writes its rules once a second, and refuses them
+    /// until then although the pods are ready.
+    ///
+    /// # Errors
+    /// When that takes more than [`SOON`].
+    async fn until_reachable(&self) -> Result<()> {
+        let address = self.address(80).await?;
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        let deadline = Instant::now() + SOON;
+        while let Err(error) = tokio::net::TcpStream::connect(address).await {
+            ensure!(Instant::now() < deadline, "the Service is not reachable: {error}");
+            tick.tick().await;
+        }
+        Ok(())
     }
 
     /// Sets an annotation of the Canary; `None` removes it.
