@@ -1,37 +1,24 @@
-//! One client connection, request after request, each over a pooled connection to an endpoint. In the common case (no
-//! body, or one that came with its head) everything happens in order; a body that is still coming is passed on while the
-//! answer is awaited.
+//! One client connection, request after request: heads are read and what cannot be served is refused here; what becomes
+//! of a request is in [`exchange`] (which arm, its record, its end), how an endpoint serves it in [`attempt`].
+
+mod attempt;
+mod exchange;
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
-use std::rc::Rc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use routing::rules::{Answer, Decision};
-use routing::{Arm, Choice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::error::ProxyError;
-use crate::h1::answer::{self, AnswerError, Answered, Context};
+use crate::h1::answer;
 use crate::h1::request::{self, Facts, Framing, Reject};
-use crate::h1::response;
-use crate::h1::text::{HeadScan, field};
-use crate::h1::upload::{Upload, UploadError};
-use crate::mirror::{self, Copy};
-use crate::proxy::{FAILURE_LATENCY, Tried, pick, unreached};
-use crate::record::Record;
-use crate::retries::{self, Retries};
-use crate::rules;
-use crate::sight::{Asked, Detail};
+use crate::h1::text::HeadScan;
+use crate::mirror::Copy;
 use crate::splice;
-use crate::upstream::{Upstream, Version};
-use crate::view::{PortView, Slot};
+use crate::view::Slot;
 use crate::watch::{Stage, Watch};
 use crate::worker::{Phase, Worker};
 
@@ -40,8 +27,6 @@ use crate::worker::{Phase, Worker};
 const IDLE_SECONDS: u64 = 120;
 /// Seconds for a head, from its first byte.
 const HEAD_SECONDS: u64 = 10;
-/// Bodies up to this size are sent together with their head, and again on another connection if need be.
-const REPLAY: u64 = 64 * 1024;
 /// First room of a connection's read buffer: most heads fit.
 const ROOM: usize = 4 * 1024;
 /// What is read and thrown away of a client that goes on sending after its connection was given up, and how long.
@@ -93,36 +78,12 @@ struct Connection<'a> {
     answered: Cell<bool>,
 }
 
-/// A request whose head was read.
-struct Opened {
-    facts: Facts,
-    view: Rc<PortView>,
-    decision: Option<Decision>,
-    arm: Arm,
-    detail: Option<Box<Detail>>,
-}
-
 /// What becomes of the client's connection.
 enum Next {
     Request,
     /// Closed with care: the client may be sending still.
     Linger,
     Close,
-}
-
-/// An exchange that came to an end.
-struct Served {
-    keep: bool,
-    switched: Option<(TcpStream, BytesMut)>,
-}
-
-/// Why an endpoint did not serve a request.
-enum Failure {
-    /// It may be sent again.
-    Unsent,
-    /// It was answered, and the route says to try another endpoint.
-    Again,
-    Final(ProxyError),
 }
 
 impl Connection<'_> {
@@ -182,151 +143,6 @@ impl Connection<'_> {
         }
     }
 
-    /// Parses the head, leaves in `out` what the endpoint gets of it, and picks the arm.
-    fn open(&mut self, length: usize) -> Result<Opened, Reject> {
-        let mut room = response::room();
-        let head = request::parse(&self.buffer[..length], &mut room)?;
-        let (facts, view) = (head.facts, self.slot.current());
-        let known = view.port.route.rules.as_ref();
-        let decision = known.and_then(|known| known.decide(&head.view(), self.worker.random(), rules::now));
-        self.out.clear();
-        head.write(&self.client, decision.as_ref(), &mut self.out);
-        let Choice { arm, told } = match &decision {
-            // No arm's: it must not move the split.
-            Some(Decision { answer: Some(_), .. }) => Choice { arm: Arm::Stable, told: None },
-            _ => {
-                let fields = head.headers.iter().map(|header| (header.name, header.value));
-                view.port.choose(fields, || head.view(), self.worker.random())
-            }
-        };
-        self.added.clear();
-        if let (Some(bucket), Some(affinity)) = (told, &view.port.route.affinity) {
-            self.added.extend_from_slice(b"set-cookie: ");
-            affinity.write_cookie(bucket, &mut self.added);
-            self.added.extend_from_slice(b"\r\n");
-        }
-        for (name, value) in decision.iter().flat_map(Decision::written) {
-            field(&mut self.added, name.as_str().as_bytes(), value.as_bytes());
-        }
-        let detail = self.worker.registry().sight().and_then(|sight| {
-            let asked = Asked { method: head.method, target: head.target, protocol: "HTTP/1.1" };
-            let fields = head.headers.iter().map(|header| (header.name, header.value));
-            let random = || self.worker.random();
-            sight.look(asked, || self.client.clone(), (&view.port, arm), fields, random)
-        });
-        if let Some(detail) = &detail {
-            detail.mark_head(&mut self.out);
-        }
-        self.buffer.advance(length);
-        Ok(Opened { facts, view, decision, arm, detail })
-    }
-
-    async fn exchange(&mut self, Opened { mut facts, view, decision, arm, detail }: Opened) -> Next {
-        if let Framing::Length(length) = facts.framing
-            && length <= REPLAY
-            && length <= self.buffer.len() as u64
-        {
-            let body = self.buffer.split_to(length as usize);
-            self.out.extend_from_slice(&body);
-            facts.framing = Framing::None;
-        }
-        self.watch.busy();
-        self.answered.set(false);
-        if let Some(answer) = rules::own_answer(decision.as_ref()).await {
-            return self.answer_itself(answer, facts).await;
-        }
-        let route = &view.port.route;
-        let mut record = Record::begin(&view.arm(arm).cell, route.counter);
-        record.carry(detail);
-        self.watch.taken();
-        let deadline = rules::request_timeout(route, decision.as_ref())
-            .map(|limit| tokio::time::Instant::from_std(record.begun() + limit));
-        if arm == Arm::Stable && view.mirrored.is_some() && !facts.websocket {
-            self.begin_copy(&view, facts);
-        }
-        let retries =
-            route.retry.as_ref().map(|policy| Retries::begin(policy, self.worker, facts.idempotent, deadline));
-        let upload = Upload::new(facts.framing, retries.as_ref());
-        let served = self.forward(&view, arm, decision.as_ref(), facts, upload, &mut record);
-        let served = match deadline {
-            None => served.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
-        };
-        if let Some(copy) = self.copy.take() {
-            copy.send();
-        }
-        record.sent(self.watch.taken());
-        match served {
-            Ok(Served { switched: Some((endpoint, rest)), .. }) => {
-                // Ends with the handshake: how long people keep a socket open is not a latency.
-                record.complete();
-                drop((record, view));
-                self.tunnel(endpoint, &rest).await;
-                Next::Close
-            }
-            Ok(Served { keep, .. }) => {
-                record.complete();
-                if keep { Next::Request } else { Next::Linger }
-            }
-            Err(error) => self.fail(error, facts, record).await,
-        }
-    }
-
-    /// Sends a copy of the request in `out` to the canary, if the route says so, or begins one if its body is coming still.
-    fn begin_copy(&mut self, view: &PortView, facts: Facts) {
-        let method = self.out.split(|byte| *byte == b' ').next().unwrap_or_default();
-        let method = std::str::from_utf8(method).unwrap_or_default();
-        let mut start = 0;
-        let copy = Copy::begin(self.worker, view, Version::Http1, method, || {
-            let (parts, length) = mirror::head(&self.out)?;
-            start = length;
-            Some(parts)
-        });
-        let Some(mut copy) = copy else { return };
-        if facts.framing == Framing::None {
-            copy.piece(&self.out[start..]);
-            copy.complete();
-            copy.send();
-        } else {
-            self.copy = Some(Box::new(copy));
-        }
-    }
-
-    /// Answers in the proxy's own words, if it is not too late for that.
-    async fn fail(&mut self, error: ProxyError, facts: Facts, mut record: Record) -> Next {
-        if error == ProxyError::ClientGone {
-            return Next::Close;
-        }
-        let status = error.status();
-        if let Some(flag) = error.flag() {
-            record.flag(flag);
-        }
-        if self.answered.get() {
-            // The client sees that the answer is incomplete by the end of the connection.
-            record.broken();
-            return Next::Close;
-        }
-        record.status(status.as_u16());
-        if status.is_server_error() {
-            record.broken()
-        } else {
-            record.complete()
-        }
-        drop(record);
-        let keep = self.may_keep(facts);
-        self.out.clear();
-        answer::own(&mut self.out, status, &error.to_string(), !keep, facts.head_method);
-        self.say(keep).await
-    }
-
-    /// Answers instead of an endpoint, because a rule says so.
-    async fn answer_itself(&mut self, own: &Answer, facts: Facts) -> Next {
-        let keep = self.may_keep(facts);
-        self.out.clear();
-        answer::by_rule(&mut self.out, own, !keep, facts.head_method);
-        self.say(keep).await
-    }
-
     /// Whether the connection can go on after an answer that is not an endpoint's: no body is left to be read.
     fn may_keep(&self, facts: Facts) -> bool {
         facts.framing == Framing::None && facts.keep_alive && self.worker.current_phase() < Phase::Draining
@@ -339,179 +155,6 @@ impl Connection<'_> {
             Ok(()) if keep => Next::Request,
             Ok(()) => Next::Linger,
             Err(_) => Next::Close,
-        }
-    }
-
-    async fn forward(
-        &mut self,
-        view: &PortView,
-        mut arm: Arm,
-        decision: Option<&Decision>,
-        facts: Facts,
-        mut upload: Upload<'_>,
-        record: &mut Record,
-    ) -> Result<Served, ProxyError> {
-        let mut tried = Tried::default();
-        loop {
-            let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
-                Some(upstream) => {
-                    record.attempt(&upstream);
-                    if arm == Arm::Stable {
-                        record.sent_to(&upstream);
-                    }
-                    let timeout = view.port.route.connect_timeout;
-                    match self.attempt(&upstream, timeout, decision, facts, &mut upload, record).await {
-                        Ok(served) => return Ok(served),
-                        Err(Failure::Unsent) => {
-                            tried.unreachable(upstream.address());
-                            continue;
-                        }
-                        Err(Failure::Again) => (Some(upstream), None),
-                        Err(Failure::Final(error)) => (Some(upstream), Some(error)),
-                    }
-                }
-                None => {
-                    record.no_endpoint();
-                    record.flag(unreached(&tried));
-                    if arm == Arm::Canary {
-                        // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                        (arm, tried) = (Arm::Stable, Tried::default());
-                        continue;
-                    }
-                    (None, Some(ProxyError::NoEndpoint))
-                }
-            };
-            let Some(retries) = upload.retries() else { return Err(error.unwrap_or(ProxyError::Reset)) };
-            if let Some(error) = error {
-                let failure = retries::failure(error).filter(|_| !self.answered.get());
-                if !failure.is_some_and(|failure| retries.again(failure, record)) {
-                    return Err(error);
-                }
-            }
-            retries.pause().await;
-            tried.again(upstream.map(|upstream| upstream.address()));
-        }
-    }
-
-    /// One endpoint: over a pooled connection, and once more over a fresh one if the endpoint had closed the pooled one.
-    async fn attempt(
-        &mut self,
-        upstream: &Rc<Upstream>,
-        timeout: Duration,
-        decision: Option<&Decision>,
-        facts: Facts,
-        upload: &mut Upload<'_>,
-        record: &mut Record,
-    ) -> Result<Served, Failure> {
-        let _busy = upstream.busy();
-        if let Some(endpoint) = upstream.take_idle(!facts.idempotent) {
-            match self.send(endpoint, upstream, decision, facts, upload, record).await {
-                Err(Failure::Unsent) => {}
-                served => return served,
-            }
-        }
-        let endpoint = match upstream.dial_plain(timeout).await {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                let error = crate::telemetry::Chain(&error).to_string();
-                tracing::debug!(server.address = %upstream.address(), error, "endpoint not reached");
-                upstream.observe(FAILURE_LATENCY);
-                return Err(Failure::Unsent);
-            }
-        };
-        self.send(endpoint, upstream, decision, facts, upload, record).await.map_err(|failure| match failure {
-            // A fresh connection was not closed for being idle: the endpoint has the request, and does not answer it.
-            Failure::Unsent => {
-                upstream.observe(FAILURE_LATENCY);
-                Failure::Final(ProxyError::Reset)
-            }
-            Failure::Again => Failure::Again,
-            Failure::Final(error) => Failure::Final(error),
-        })
-    }
-
-    /// Sends `out` and what is left of the body, and the answer back.
-    async fn send(
-        &mut self,
-        mut endpoint: TcpStream,
-        upstream: &Rc<Upstream>,
-        decision: Option<&Decision>,
-        facts: Facts,
-        upload: &mut Upload<'_>,
-        record: &mut Record,
-    ) -> Result<Served, Failure> {
-        let begun = Instant::now();
-        // Idempotent, and nothing of it was sent but what `out` holds: it may be sent again.
-        let again = facts.idempotent && (facts.framing == Framing::None || upload.kept());
-        let silent = if again { Failure::Unsent } else { Failure::Final(ProxyError::Reset) };
-        let sent = match endpoint.write(&self.out).await {
-            Ok(sent) => sent,
-            // Not a byte of it was taken.
-            Err(_) => return Err(Failure::Unsent),
-        };
-        if endpoint.write_all(&self.out[sent..]).await.is_err() {
-            return Err(silent);
-        }
-        let retries = upload.retries();
-        let uploaded = Cell::new(upload.done());
-        let context = Context {
-            facts,
-            added: &self.added,
-            decision,
-            watch: self.watch,
-            answered: &self.answered,
-            uploaded: &uploaded,
-            worker: self.worker,
-            retries,
-        };
-        let mut received = BytesMut::new();
-        let mut answer_out = std::mem::take(&mut self.scratch);
-        let answered = {
-            let (mut from, mut to) = endpoint.split();
-            let (mut client_from, mut client_to) = self.stream.split();
-            let first_byte = || upstream.observe(begun.elapsed());
-            let relay =
-                answer::relay(&context, &mut from, &mut received, &mut client_to, &mut answer_out, record, first_byte);
-            if uploaded.get() && retries.is_none() {
-                relay.await
-            } else {
-                let pump = upload.pump(
-                    &mut client_from,
-                    &mut self.buffer,
-                    &mut to,
-                    &mut self.out,
-                    self.watch,
-                    self.copy.as_deref_mut(),
-                );
-                let relay = alongside(pump, relay, &uploaded);
-                match retries.and_then(Retries::per_try_timeout) {
-                    None => relay.await,
-                    Some(limit) => in_time(relay, limit, &uploaded, &self.answered).await,
-                }
-            }
-        };
-        self.scratch = answer_out;
-        match answered {
-            Err(AnswerError::Silent) => Err(silent),
-            Err(AnswerError::Again { keep_endpoint }) => {
-                if keep_endpoint && uploaded.get() {
-                    upstream.give_idle(endpoint);
-                }
-                Err(Failure::Again)
-            }
-            Err(AnswerError::Other(error)) => {
-                if error == ProxyError::Timeout {
-                    upstream.observe(FAILURE_LATENCY);
-                }
-                Err(Failure::Final(error))
-            }
-            Ok(Answered { switched: true, .. }) => Ok(Served { keep: false, switched: Some((endpoint, received)) }),
-            Ok(answered) => {
-                if answered.keep_endpoint && received.is_empty() && uploaded.get() {
-                    upstream.give_idle(endpoint);
-                }
-                Ok(Served { keep: answered.keep_client, switched: None })
-            }
         }
     }
 
@@ -558,49 +201,4 @@ impl Connection<'_> {
         // Not closed by the client in time: it is closed by us.
         let _ = tokio::time::timeout(LINGER, drained).await;
     }
-}
-
-/// Limits the time from the end of the request to the head of the answer.
-async fn in_time(
-    relay: impl Future<Output = Result<Answered, AnswerError>>,
-    limit: Duration,
-    uploaded: &Cell<bool>,
-    answered: &Cell<bool>,
-) -> Result<Answered, AnswerError> {
-    let mut relay = pin!(relay);
-    loop {
-        let waited_from_the_end = uploaded.get();
-        if let Ok(result) = tokio::time::timeout(limit, relay.as_mut()).await {
-            return result;
-        }
-        if answered.get() {
-            return relay.await;
-        }
-        if waited_from_the_end {
-            return Err(ProxyError::Timeout.into());
-        }
-    }
-}
-
-/// Awaits the answer while the body is passed on. An endpoint may answer early and take no more; a client that breaks
-/// its body off ends the exchange.
-async fn alongside(
-    pump: impl Future<Output = Result<(), UploadError>>,
-    relay: impl Future<Output = Result<Answered, AnswerError>>,
-    uploaded: &Cell<bool>,
-) -> Result<Answered, AnswerError> {
-    let (mut pump, mut relay) = (pin!(pump), pin!(relay));
-    let mut pumping = true;
-    poll_fn(|context| {
-        if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(context) {
-            pumping = false;
-            match pumped {
-                Ok(()) => uploaded.set(true),
-                Err(UploadError::Endpoint) => {}
-                Err(UploadError::Client(error)) => return Poll::Ready(Err(error.into())),
-            }
-        }
-        relay.as_mut().poll(context)
-    })
-    .await
 }
