@@ -1,10 +1,11 @@
 //! gRPC's interoperability tests with the client and server of grpc-go: each case directly and through the proxy.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::cluster::binaries::{self, Program};
 use e2e::standalone::{Proxy, Route, free_port};
 
@@ -31,6 +32,11 @@ const CASES: [&str; 16] = [
 /// A machine that is busy elsewhere may need more than the 10 s and 1 s that the client allows by itself.
 const SOAK: [&str; 3] =
     ["-soak_iterations=20", "-soak_overall_timeout_seconds=60", "-soak_per_iteration_max_acceptable_latency_ms=20000"];
+/// grpc-go cancels after it has begun and then half-closes: when the machine takes the processor away from the client between the two reads
+/// of its select, the answer of the server is there first, and Go picks either (interop/test_utils.go, `DoCancelAfterBegin`). It is the
+/// client's own race, with no proxy in between as well; such a run says nothing, and is repeated, a bounded number of times.
+const UNDECIDED: (&str, &str) = ("cancel_after_begin", "got error code 0, want 1");
+const RUNS: usize = 10;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -46,19 +52,30 @@ async fn grpc_go_has_the_same_calls_through_the_proxy_as_directly() -> Result<()
     tokio::task::spawn_blocking(move || {
         for case in CASES {
             for (way, address) in ways {
-                let output = Command::new(&client)
-                    .args(["-server_host", &address.ip().to_string(), "-server_port", &address.port().to_string()])
-                    .args(["-test_case", case])
-                    .args(SOAK)
-                    .output()?;
-                let said = String::from_utf8_lossy(&output.stderr);
-                ensure!(output.status.success(), "{case} fails {way}: {said}");
+                run(&client, case, address).with_context(|| format!("{case} fails {way}"))?;
             }
         }
         println!("grpc-go: {} of {} cases passed, directly, through the proxy, by detection", CASES.len(), CASES.len());
         Ok(())
     })
     .await?
+}
+
+/// One case, to its first run that says something.
+fn run(client: &Path, case: &str, server: SocketAddr) -> Result<()> {
+    for _ in 0..RUNS {
+        let output = Command::new(client)
+            .args(["-server_host", &server.ip().to_string(), "-server_port", &server.port().to_string()])
+            .args(["-test_case", case])
+            .args(SOAK)
+            .output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(case == UNDECIDED.0 && said.contains(UNDECIDED.1), "{said}");
+    }
+    bail!("the call was never seen cancelled in {RUNS} runs")
 }
 
 struct Server {
