@@ -158,6 +158,7 @@ impl App {
             }
             "/healthz" => text(StatusCode::OK, "ready\n".to_owned()),
             "/metrics" => text(StatusCode::OK, self.metrics()),
+            "/echo" => text(StatusCode::OK, head(request)),
             _ => self.work().await,
         };
         let headers = response.headers_mut();
@@ -201,6 +202,15 @@ fn fails(number: u64, percent: f64) -> bool {
     #[allow(clippy::cast_precision_loss, reason = "request counts stay far below 2^52")]
     let quota = |n: u64| (n as f64 * percent / 100.0).floor();
     quota(number + 1) > quota(number)
+}
+
+/// The request's head as the pod got it, a line per field.
+fn head(request: &Request<Incoming>) -> String {
+    let mut text = format!("{} {}\n", request.method(), request.uri());
+    for (name, value) in request.headers() {
+        let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
+    text
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -17,6 +17,7 @@ pub mod proxies;
 pub mod server;
 pub mod slack;
 pub mod standalone;
+pub mod visitor;
 pub mod watching;
 pub mod webhook;
 pub mod world;

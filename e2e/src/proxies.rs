@@ -22,6 +22,36 @@ pub async fn weights(shop: &Shop) -> Result<Vec<Option<i32>>> {
     Ok(weights)
 }
 
+/// Sum of a counter of the shop's Canary over its ready proxies, of the series that have all of `labels`.
+///
+/// # Errors
+/// When the pods cannot be listed or one does not answer: its share would be missing.
+pub async fn total(shop: &Shop, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
+    let mut sum = 0;
+    for pod in shop.proxies().await?.into_iter().filter(is_ready) {
+        let Some(address) = pod.status.and_then(|status| status.pod_ip) else { continue };
+        let text = metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await?;
+        sum += counted(&text, name, &[&[(metrics::LABEL_CANARY, shop.name.as_str())], labels].concat());
+    }
+    Ok(sum)
+}
+
+/// Sum of the samples of `name` that have all of `labels`.
+#[must_use]
+pub fn counted(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
+    let has = |line: &str, (label, value): &(&str, &str)| {
+        let pair = format!("{label}=\"{value}\"");
+        line.contains(&format!("{{{pair}")) || line.contains(&format!(",{pair}"))
+    };
+    text.lines()
+        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| labels.iter().all(|label| has(line, label)))
+        // An exemplar may follow.
+        .filter_map(|line| line.split(" # ").next()?.rsplit(' ').next()?.parse::<f64>().ok())
+        .map(|value| value.round() as u64)
+        .sum()
+}
+
 /// What a `/metrics` says.
 ///
 /// # Errors
@@ -48,5 +78,16 @@ mod tests {
                     sluice_proxy_weight_percent{canary_namespace=\"a\",canary=\"web\"} 25\n";
         assert_eq!(gauge(text, metrics::WEIGHT, "web"), Some(25));
         assert_eq!(gauge(text, metrics::WEIGHT, "shop"), None);
+    }
+
+    #[test]
+    fn a_counter_is_summed_over_the_series_that_have_the_labels() {
+        let text = "n_total{canary=\"web\",arm=\"canary\",code=\"200\"} 5\n\
+                    n_total{canary=\"web\",arm=\"canary\",code=\"500\"} 2 # {trace_id=\"x\"} 7\n\
+                    n_total{canary=\"web\",arm=\"stable\",code=\"200\"} 11\n\
+                    n_totals{canary=\"web\",arm=\"canary\"} 100\n\
+                    n_total{canary=\"api\",arm=\"canary\",code=\"200\"} 1000\n";
+        let of = |labels: &[(&str, &str)]| counted(text, "n_total", &[&[("canary", "web")], labels].concat());
+        assert_eq!((of(&[]), of(&[("arm", "canary")]), of(&[("code", "500")])), (18, 7, 2));
     }
 }

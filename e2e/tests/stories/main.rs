@@ -10,6 +10,7 @@ mod budget;
 mod outages;
 mod promises;
 mod releases;
+mod requests;
 mod scaling;
 mod story;
 mod verdict;

@@ -1,7 +1,7 @@
 //! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
 
 use crate::story::{Promise, Story};
-use crate::{adoption, bad_input, budget, outages, releases, scaling, verdict};
+use crate::{adoption, bad_input, budget, outages, releases, requests, scaling, verdict};
 
 macro_rules! promise {
     ($name:literal, $tell:path) => {
@@ -62,6 +62,12 @@ fn side_by_side() -> Vec<Promise> {
         ),
         promise!("a_target_that_git_itself_pauses_stays_paused_and_says_so", adoption::paused_by_git),
         promise!("a_webhook_that_edits_templates_is_held_too", adoption::webhook_edit_is_held),
+        promise!("rules_reach_clients_and_what_they_answer_is_no_versions", requests::rules_hold_and_are_no_arms),
+        promise!(
+            "retries_shield_users_and_a_version_that_needs_them_is_rolled_back",
+            requests::retries_shield_users_not_the_version
+        ),
+        promise!("who_saw_the_canary_keeps_it_as_the_weight_rises", requests::who_saw_the_canary_keeps_it),
         promise!("no_traffic_holds", outages::no_traffic_holds),
         promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
         promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),
