@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub struct MetricTemplateSpec {
     /// Where the query is sent.
     pub provider: MetricProvider,
-    /// PromQL; `{{ namespace }}`, `{{ name }}`, `{{ target }}`, `{{ service }}`, `{{ interval }}`, `{{ variables.<key> }}` are
-    /// replaced.
+    /// PromQL; `{{ namespace }}`, `{{ name }}`, `{{ target }}`, `{{ service }}`, `{{ revision }}`, `{{ interval }}`,
+    /// `{{ variables.<key> }}` are replaced.
     #[schemars(length(min = 1, max = 8_192))]
     pub query: String,
 }

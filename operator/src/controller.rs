@@ -32,11 +32,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     admin::Metrics,
-    alerts::Fact,
     api::{ApiError, call},
     authority::Authority,
     caches::{Caches, Key},
-    checks, feed,
+    checks,
+    evidence::Evidence,
+    feed,
     measure::Measurer,
     observe::{self, World},
     pool::PoolSettings,
@@ -82,7 +83,7 @@ struct Memory {
     trouble: Option<(Instant, Option<String>)>,
     warned: BTreeSet<String>,
     restored: Option<Instant>,
-    facts: Vec<Fact>,
+    evidence: Evidence,
     told_trouble: Option<String>,
     told_verdict: Option<&'static str>,
 }
@@ -354,7 +355,7 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     if let_in {
         carry_out(context, &world, &decision, drained).await?;
     }
-    tell(context, &world, &decision);
+    tell(context, &world, &state, &decision);
     if deleting {
         let again = teardown::run(context, &world, &decision.state).await?;
         return Ok(again.map_or_else(Action::await_change, Action::requeue));
@@ -404,7 +405,7 @@ async fn set_up(context: &Context, world: &World, state: &State) -> Setup {
 async fn check(context: &Context, world: &World, state: &State) -> Check {
     let checked = checks::run(&context.measurer, &context.caches, &world.canary, state, Utc::now()).await;
     let mut memory = context.remember(&world.canary);
-    memory.facts = checked.facts;
+    memory.evidence.checked(state, checked.facts);
     if let Check::NoEvidence(reason) = &checked.check {
         let sentence = reason.to_string();
         if memory.told_trouble.as_ref() != Some(&sentence) {
@@ -424,7 +425,11 @@ fn judgement(context: &Context, world: &World, state: &State) -> Judgement {
     if !state.phase.is_release() || state.weight == 0 {
         return Judgement::NotAsked;
     }
-    if let Some(verdict) = context.verdicts.verdict(&world.canary, state).filter(|verdict| !verdict.enforced()) {
+    let verdict = context.verdicts.verdict(&world.canary, state);
+    if let Some(verdict) = verdict.as_ref().filter(|verdict| verdict.enforced()) {
+        context.remember(&world.canary).evidence.counted(state, verdict);
+    }
+    if let Some(verdict) = verdict.filter(|verdict| !verdict.enforced()) {
         let told = context.remember(&world.canary).told_verdict.replace(verdict.reason());
         if told != Some(verdict.reason()) {
             let severity =
@@ -527,9 +532,9 @@ async fn carry_out(context: &Context, world: &World, decision: &rollout::Decisio
     Ok(())
 }
 
-fn tell(context: &Context, world: &World, decision: &rollout::Decision) {
-    let facts = context.remember(&world.canary).facts.clone();
+fn tell(context: &Context, world: &World, before: &State, decision: &rollout::Decision) {
     for happening in &decision.happenings {
+        let facts = context.remember(&world.canary).evidence.of(before, happening);
         context.desk.tell(&world.canary, &decision.state, happening, &facts, Utc::now());
         match happening {
             rollout::Happening::Promoted => context.metrics.release("promoted"),

@@ -12,6 +12,7 @@ pub mod caches;
 pub mod checks;
 pub mod cleanup;
 pub mod controller;
+pub mod evidence;
 pub mod feed;
 pub mod identity;
 pub mod lease;

@@ -217,8 +217,8 @@ pub struct Settings {
 /// # Errors
 /// [`TemplateError`], as at the first measurement.
 pub fn check_template(query: &str, variables: &BTreeMap<String, String>) -> Result<(), TemplateError> {
-    let values =
-        Values { namespace: "default", name: "web", target: "web", service: "web", interval: "10s", variables };
+    let (namespace, name, revision, interval) = ("default", "web", "5d9f", "10s");
+    let values = Values { namespace, name, target: name, service: name, revision, interval, variables };
     template::render(query, &values).map(drop)
 }
 
@@ -320,6 +320,7 @@ impl Measurer {
             name: &subject.name,
             target: &subject.target,
             service: &subject.service,
+            revision: &subject.canary_revision,
             interval: &promql::duration(wanted_window(request, self.settings.scrape_interval)),
             variables,
         };

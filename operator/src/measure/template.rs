@@ -27,6 +27,8 @@ pub(super) struct Values<'a> {
     pub(super) target: &'a str,
     /// `{{ service }}`: the Service's name.
     pub(super) service: &'a str,
+    /// `{{ revision }}`: pod-template hash under test.
+    pub(super) revision: &'a str,
     /// `{{ interval }}`: the window, as a PromQL duration.
     pub(super) interval: &'a str,
     /// `{{ variables.<key> }}`: the metric's `templateVariables`.
@@ -195,6 +197,7 @@ fn evaluate(expression: &str, values: &Values<'_>, line: usize) -> Result<String
             name => values.name,
             target => values.target,
             service => values.service,
+            revision => values.revision,
             interval => values.interval,
             variables => values.variables,
         })
@@ -245,7 +248,7 @@ fn go_index(expression: &str) -> Option<String> {
 }
 
 fn known(values: &Values<'_>) -> String {
-    let mut names = ["namespace", "name", "target", "service", "interval"].map(str::to_owned).to_vec();
+    let mut names = ["namespace", "name", "target", "service", "revision", "interval"].map(str::to_owned).to_vec();
     names.extend(values.variables.keys().map(|key| format!("variables.{key}")));
     names.join(", ")
 }
@@ -278,6 +281,7 @@ mod tests {
                 name: "web-canary",
                 target: "web",
                 service: "web-svc",
+                revision: "5d9f",
                 interval: "10s",
                 variables: &variables,
             },
@@ -294,6 +298,8 @@ mod tests {
             ),
             (r#"{a="{{name}}",b="{{service}}"}"#, r#"{a="web-canary",b="web-svc"}"#),
             (r#"{d="{{ variables.direction }}"}"#, r#"{d="inbound"}"#),
+            // The canary's pods only; Flagger has no word for them.
+            (r#"{pod=~"{{ target }}-{{ revision }}-.*"}"#, r#"{pod=~"web-5d9f-.*"}"#),
             // Go only.
             (r#"{d="{{ index variables "with-dash" }}"}"#, r#"{d="dashed"}"#),
             (r#"{d="{{ index  variables `with-dash` }}"}"#, r#"{d="dashed"}"#),
@@ -399,7 +405,8 @@ mod tests {
             let variables = BTreeMap::from([("v".to_owned(), value.clone())]);
             let render = |template: &str| {
                 let values = Values {
-                    namespace: "shop", name: "web", target: "web", service: "web", interval: "10s", variables: &variables,
+                    namespace: "shop", name: "web", target: "web", service: "web", revision: "5d9f", interval: "10s",
+                    variables: &variables,
                 };
                 render(template, &values)
             };
