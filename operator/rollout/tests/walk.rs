@@ -1,9 +1,13 @@
 //! Walks every state that can be reached and checks the machine's promises on every edge.
 //!
 //! Time is folded: every timestamp of a state is either "now" or "long ago", and each state is met at both ages; counters
-//! are folded to 0 after the edge was checked. That leaves a finite graph, which is walked whole.
+//! are folded to 0 after the edge was checked. That leaves a finite graph, which is walked whole; of two states that
+//! differ only in which of X and Y is which, one is walked, and that the other does the same is looked at on a part of the
+//! edges.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rollout::verdict::{Advance, Cause, Lane, Wait};
@@ -14,12 +18,16 @@ use rollout::{
 
 const REPLICAS: u32 = 4;
 
+/// Computed once: they are asked for on every edge.
+static NOW: LazyLock<DateTime<Utc>> = LazyLock::new(|| DateTime::UNIX_EPOCH + TimeDelta::days(20_000));
+static LONG_AGO: LazyLock<DateTime<Utc>> = LazyLock::new(|| *NOW - TimeDelta::hours(2));
+
 fn now() -> DateTime<Utc> {
-    DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
+    *NOW
 }
 
 fn long_ago() -> DateTime<Utc> {
-    now() - TimeDelta::hours(2)
+    *LONG_AGO
 }
 
 fn rev(name: &str) -> Revision {
@@ -86,9 +94,10 @@ fn breach() -> Failure {
     Failure::MetricBreached("too many errors".to_owned())
 }
 
-fn checks() -> Vec<Check> {
+/// Besides a passed check.
+fn measured() -> [Check; 3] {
     let silence = Check::NoEvidence(Reason::NoEvidence("no traffic".to_owned()));
-    vec![Check::NotMade, Check::Passed, Check::Failed(breach()), silence]
+    [Check::NotMade, Check::Failed(breach()), silence]
 }
 
 fn worse() -> Failure {
@@ -99,18 +108,14 @@ fn collecting(sentence: &str) -> Judgement {
     Judgement::Open(Reason::Verdict(Wait::CollectingData, sentence.to_owned()))
 }
 
-/// With the check that each is met beside: the graph must stay small enough to be walked whole.
-fn judgements() -> Vec<(Check, Judgement)> {
-    vec![
-        (Check::Passed, Judgement::Fine(Advance::NonInferior, "fine".to_owned())),
-        (Check::Passed, collecting("12 of 390")),
-        (Check::NotMade, Judgement::Condemned(worse())),
-    ]
+/// Besides none and the condemning one.
+fn judgements() -> [Judgement; 2] {
+    [Judgement::Fine(Advance::NonInferior, "fine".to_owned()), collecting("12 of 390")]
 }
 
 fn all_verbs() -> Vec<Verbs> {
     let none = Verbs::default;
-    let mut all = vec![none()];
+    let mut all = Vec::new();
     for name in ["X", "Y"] {
         all.push(Verbs { promote: Some(rev(name)), ..none() });
         all.push(Verbs { abort: Some(rev(name)), ..none() });
@@ -120,44 +125,65 @@ fn all_verbs() -> Vec<Verbs> {
     all
 }
 
-fn observations() -> Vec<Observation> {
+/// One view of the cluster in which everything else varies.
+struct Scene {
+    /// Without a word: measurements, judgements, set-ups, deletion.
+    silent: Vec<Observation>,
+    /// With a word, each beside the index of the same observation without it.
+    spoken: Vec<(usize, Observation)>,
+}
+
+impl Scene {
+    /// `due`: the operator measures only when it is asked to; what is not asked for is not met.
+    fn new(target: &Target, canary: Option<&CanarySet>, route: Route, due: bool) -> Self {
+        let usual = if due { Check::Passed } else { Check::NotMade };
+        let seen = |check: Check, judgement: Judgement| Observation {
+            deleting: false,
+            setup: Setup::Ready,
+            target: target.clone(),
+            canary: canary.cloned(),
+            route,
+            check,
+            judgement,
+            verbs: Verbs::default(),
+        };
+        let plain = seen(usual, Judgement::NotAsked);
+        let condemned = seen(Check::NotMade, Judgement::Condemned(worse()));
+        let mut silent = vec![plain.clone(), condemned.clone()];
+        silent.extend(judgements().into_iter().map(|judgement| Observation { judgement, ..plain.clone() }));
+        if due {
+            silent.extend(measured().into_iter().map(|check| Observation { check, ..plain.clone() }));
+        }
+        for setup in [Setup::Pending("proxies".to_owned()), Setup::Refused("headless".to_owned())] {
+            silent.push(Observation { setup, ..plain.clone() });
+        }
+        silent.push(Observation { deleting: true, ..seen(Check::NotMade, Judgement::NotAsked) });
+        let mut spoken: Vec<_> =
+            all_verbs().into_iter().map(|verbs| (0, Observation { verbs, ..plain.clone() })).collect();
+        for name in ["X", "Y"] {
+            let verbs = Verbs { promote: Some(rev(name)), ..Verbs::default() };
+            spoken.push((1, Observation { verbs, ..condemned.clone() }));
+        }
+        Self { silent, spoken }
+    }
+}
+
+fn scenes(due: bool) -> Vec<Scene> {
     let mut all = Vec::new();
-    let routes = [(false, 0), (true, 0), (true, REPLICAS)];
     for target in targets() {
         for canary in sets() {
-            for (acknowledged, stable_endpoints) in routes {
-                let seen = |check: Check, verbs: Verbs, setup: Setup, deleting| Observation {
-                    deleting,
-                    setup,
-                    target: target.clone(),
-                    canary: canary.clone(),
-                    route: Route { acknowledged, stable_endpoints },
-                    check,
-                    judgement: Judgement::NotAsked,
-                    verbs,
-                };
-                for check in checks() {
-                    all.push(seen(check, Verbs::default(), Setup::Ready, false));
-                }
-                for (check, judgement) in judgements() {
-                    all.push(Observation { judgement, ..seen(check, Verbs::default(), Setup::Ready, false) });
-                }
-                for verbs in all_verbs() {
-                    if verbs.promote == Some(rev("X")) {
-                        let judgement = Judgement::Condemned(worse());
-                        let condemned = seen(Check::NotMade, verbs.clone(), Setup::Ready, false);
-                        all.push(Observation { judgement, ..condemned });
-                    }
-                    all.push(seen(Check::Passed, verbs, Setup::Ready, false));
-                }
-                for setup in [Setup::Pending("proxies".to_owned()), Setup::Refused("headless".to_owned())] {
-                    all.push(seen(Check::Passed, Verbs::default(), setup, false));
-                }
-                all.push(seen(Check::NotMade, Verbs::default(), Setup::Ready, true));
+            for (acknowledged, stable_endpoints) in [(false, 0), (true, 0), (true, REPLICAS)] {
+                all.push(Scene::new(&target, canary.as_ref(), Route { acknowledged, stable_endpoints }, due));
             }
         }
     }
     all
+}
+
+/// All of them, whether or not a check is due.
+fn observations() -> Vec<Observation> {
+    let all = [scenes(false), scenes(true)].into_iter().flatten();
+    all.flat_map(|scene| scene.silent.into_iter().chain(scene.spoken.into_iter().map(|(_, seen)| seen))).collect()
 }
 
 fn folded(state: &State, age: bool) -> State {
@@ -174,30 +200,124 @@ fn folded(state: &State, age: bool) -> State {
     }
 }
 
-/// Walks the whole graph, calling `check` on every edge; returns the states.
-fn walk(plan: &Plan, mut check: impl FnMut(&State, &Observation, &Decision)) -> HashSet<State> {
-    let observations = observations();
-    let mut known = HashSet::from([State::default()]);
-    let mut queue = VecDeque::from([State::default()]);
-    while let Some(state) = queue.pop_front() {
-        assert!(known.len() < 20_000, "the graph is not finite: {state:?}");
-        for seen in &observations {
-            // The operator measures only when it is asked to.
-            let due = check_due_in(plan, &state, now()).is_some_and(|due| due.is_zero());
-            if !due && seen.check != Check::NotMade {
-                continue;
-            }
-            let decision = step(plan, &state, seen, now());
-            check(&state, seen, &decision);
-            for age in [false, true] {
-                let next = folded(&decision.state, age);
-                if known.insert(next.clone()) {
-                    queue.push_back(next);
+/// X and Y exchanged in a text: nothing else in a state or a decision has these letters.
+fn exchanged(text: &str) -> String {
+    let other = |letter| match letter {
+        'X' => 'Y',
+        'Y' => 'X',
+        _ => letter,
+    };
+    text.chars().map(other).collect()
+}
+
+fn mirrored(state: &State) -> State {
+    let text = serde_json::to_string(state).expect("a state is JSON");
+    serde_json::from_str(&exchanged(&text)).expect("the letters X and Y occur in names of revisions only")
+}
+
+fn mirrored_observation(seen: &Observation) -> Observation {
+    let other = |name: &Revision| Revision(exchanged(&name.0));
+    let Verbs { promote, abort, pause, retry } = &seen.verbs;
+    let [promote, abort, pause, retry] = [promote, abort, pause, retry].map(|word| word.as_ref().map(other));
+    let mut seen = Observation { verbs: Verbs { promote, abort, pause, retry }, ..seen.clone() };
+    if let Target::Present(view) = &mut seen.target {
+        view.template.revision = other(&view.template.revision);
+        if let Native::Settled(name) = &mut view.native {
+            *name = other(name);
+        }
+    }
+    seen
+}
+
+/// Of a state and its mirror image, the one that names X first.
+fn representative(state: State) -> State {
+    let first = [&state.stable, &state.canary].into_iter().flatten().find(|name| **name != rev("S"));
+    if first == Some(&rev("Y")) { mirrored(&state) } else { state }
+}
+
+/// All observations that a state may meet.
+struct World {
+    plan: Plan,
+    idle: Vec<Scene>,
+    due: Vec<Scene>,
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        Self { plan, idle: scenes(false), due: scenes(true) }
+    }
+
+    /// Checks every edge of a state; returns where they lead and how many there are.
+    fn leave(&self, state: &State, turn: usize) -> (Vec<State>, u64) {
+        let due = check_due_in(&self.plan, state, now()).is_some_and(|due| due.is_zero());
+        let (mut next, mut edges) = (Vec::new(), 0);
+        for (at, scene) in if due { &self.due } else { &self.idle }.iter().enumerate() {
+            let mut go = |seen: &Observation| {
+                let decision = step(&self.plan, state, seen, now());
+                promises(&self.plan, state, seen, &decision);
+                remember(&mut next, &decision.state);
+                edges += 1;
+                if (at + turn).is_multiple_of(MIRRORED) {
+                    self.has_a_mirror_image(state, seen, &decision);
+                }
+                decision
+            };
+            let silent: Vec<Decision> = scene.silent.iter().map(&mut go).collect();
+            for (without, seen) in &scene.spoken {
+                let decision = go(seen);
+                if is_stale(&seen.verbs, state) {
+                    assert_eq!(silent[*without], decision, "a stale word acted on {state:?}, {seen:?}");
                 }
             }
         }
+        (next, edges)
     }
-    known
+
+    fn has_a_mirror_image(&self, state: &State, seen: &Observation, decision: &Decision) {
+        let image = step(&self.plan, &mirrored(state), &mirrored_observation(seen), now());
+        assert_eq!(format!("{image:?}"), exchanged(&format!("{decision:?}")), "names matter: {state:?}, {seen:?}");
+    }
+}
+
+/// Of so many scenes of a state one is met in the mirror, too.
+const MIRRORED: usize = 512;
+
+/// Walks the whole graph, two states at a time; returns a representative of each state and the number of their edges.
+fn walk(world: &World) -> (HashSet<State>, u64) {
+    let mut known = HashSet::from([State::default()]);
+    let mut layer = vec![State::default()];
+    let mut edges = 0;
+    while !layer.is_empty() {
+        assert!(known.len() < 20_000, "the graph is not finite: {:?}", layer[0]);
+        let turn = AtomicUsize::new(0);
+        let work = || {
+            let take = || turn.fetch_add(1, Ordering::Relaxed);
+            let mine = std::iter::from_fn(|| Some(take())).map_while(|at| Some((at, layer.get(at)?)));
+            mine.map(|(at, state)| world.leave(state, at)).collect::<Vec<_>>()
+        };
+        let left: Vec<_> = std::thread::scope(|scope| {
+            let other = scope.spawn(work);
+            let mine = work();
+            mine.into_iter().chain(other.join().expect("a promise was broken")).collect()
+        });
+        edges += left.iter().map(|(_, edges)| edges).sum::<u64>();
+        let next = left.iter().flat_map(|(next, _)| next).flat_map(|next| [false, true].map(|age| folded(next, age)));
+        layer = next.map(representative).filter(|state| known.insert(state.clone())).collect();
+    }
+    (known, edges)
+}
+
+/// The edges of one state lead to a few others, most of them to the one before.
+fn remember(met: &mut Vec<State>, next: &State) {
+    if !met.iter().rev().any(|state| state == next) {
+        met.push(next.clone());
+    }
+}
+
+/// A word for another revision changes nothing.
+fn is_stale(verbs: &Verbs, state: &State) -> bool {
+    let Verbs { promote, abort, pause, retry } = verbs;
+    [promote, abort, pause, retry].into_iter().flatten().all(|word| Some(word) != state.canary.as_ref())
 }
 
 fn view(seen: &Observation) -> Option<&TargetView> {
@@ -296,26 +416,11 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     assert!(!decision.requeue_after.is_zero(), "a busy loop{}", told());
 }
 
-/// A word for another revision changes nothing.
-fn stale_words(plan: &Plan, state: &State, seen: &Observation, decision: &Decision) {
-    let canary = state.canary.as_ref();
-    let spoken = [&seen.verbs.promote, &seen.verbs.abort, &seen.verbs.pause, &seen.verbs.retry];
-    if spoken.iter().all(|word| word.as_ref().is_none_or(|word| Some(word) != canary)) {
-        let silent = Observation { verbs: Verbs::default(), ..seen.clone() };
-        assert_eq!(&step(plan, state, &silent, now()), decision, "a stale word acted on {state:?}, {seen:?}");
-    }
-}
-
 #[test]
 fn promises_hold_on_every_edge() {
-    let plan = plan();
-    let mut edges = 0_u64;
-    let states = walk(&plan, |state, seen, decision| {
-        edges += 1;
-        promises(&plan, state, seen, decision);
-        stale_words(&plan, state, seen, decision);
-    });
-    println!("{} states, {edges} edges", states.len());
+    let (states, edges) = walk(&World::new(plan()));
+    let whole: HashSet<State> = states.iter().flat_map(|state| [state.clone(), mirrored(state)]).collect();
+    println!("{} states, {edges} edges; with their mirror images {} states", states.len(), whole.len());
     for phase in [
         Phase::Initializing,
         Phase::Initialized,
