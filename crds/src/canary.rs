@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::HttpRule;
 use crate::traffic::Retries;
+use crate::traffic_policy::TrafficPolicy;
 use crate::verdict::{Verdict, VerdictStatus};
 
 /// Progressive delivery for one Deployment behind one Service.
@@ -102,6 +103,9 @@ pub struct CanaryService {
     /// What is done about attempts that fail. Absent: none is made again, but where no connection could be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retries: Option<Retries>,
+    /// How the proxies deal with the pods of both versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic_policy: Option<TrafficPolicy>,
 }
 
 /// How a release is judged.

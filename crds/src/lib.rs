@@ -16,6 +16,7 @@ pub mod names;
 pub mod proxy_pool;
 pub mod rules;
 pub mod traffic;
+pub mod traffic_policy;
 pub mod verdict;
 
 pub use alert_provider::{AlertProvider, AlertProviderSpec};

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -24,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::exposition;
 use crate::process::Shared;
 use crate::upstream::Glance;
+use crate::view::Place;
 
 /// Connections that are served at a time: a scraper, the kubelet, and some people.
 const MAX_CONNECTIONS: usize = 64;
@@ -117,9 +117,10 @@ fn page(table: &Table, after: u16, one: impl Fn(&Port) -> Value) -> Value {
 }
 
 /// Endpoints with what all workers together say of them.
-fn clusters(table: &Table, glances: &[HashMap<SocketAddr, Glance>], after: u16) -> Value {
-    let endpoint = |target: &routing::Target| {
-        let seen: Vec<&Glance> = glances.iter().filter_map(|worker| worker.get(&target.address)).collect();
+fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], after: u16) -> Value {
+    let endpoint = |uid: &str, target: &routing::Target| {
+        let place = (uid.to_owned(), target.address);
+        let seen: Vec<&Glance> = glances.iter().filter_map(|worker| worker.get(&place)).collect();
         let slowest = seen.iter().map(|glance| glance.micros).fold(0.0, f64::max);
         json!({
             "address": target.address.to_string(),
@@ -134,8 +135,8 @@ fn clusters(table: &Table, glances: &[HashMap<SocketAddr, Glance>], after: u16) 
         json!({
             "port": port.number,
             "service": format!("{}/{}", port.route.namespace, port.route.service),
-            "stable": port.stable.iter().map(endpoint).collect::<Vec<_>>(),
-            "canary": port.canary.iter().map(endpoint).collect::<Vec<_>>(),
+            "stable": port.stable.iter().map(|target| endpoint(&port.route.uid, target)).collect::<Vec<_>>(),
+            "canary": port.canary.iter().map(|target| endpoint(&port.route.uid, target)).collect::<Vec<_>>(),
         })
     });
     page["workers"] = glances.len().into();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use routing::Protocol;
+use routing::pool::Keepalive;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -62,17 +63,16 @@ fn bind_to(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListene
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit both on Linux: answers are not held back, and a client whose machine is gone is noticed.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keep_alive())?;
+    socket.set_tcp_keepalive(&keep_alive(Keepalive::default()))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Notices within 90 s that the other end is gone without a word.
+/// As the kernel takes it.
 #[must_use]
-pub fn keep_alive() -> TcpKeepalive {
-    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
-    TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(3)
+pub fn keep_alive(Keepalive { time, interval, probes }: Keepalive) -> TcpKeepalive {
+    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(probes)
 }
 
 async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stopped: oneshot::Receiver<()>) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::stats::Registry;
 use crate::upstream::Glance;
+use crate::view::Place;
 use crate::worker::{self, Command, Handle, Phase};
 
 /// Time that a worker has to take a table over. It takes microseconds; a worker that is stuck must not stop the others
@@ -149,7 +150,7 @@ impl Shared {
     }
 
     /// The endpoints as each worker sees them, of those that answer within [`GLANCE_TIMEOUT`].
-    pub async fn glances(&self) -> Vec<HashMap<SocketAddr, Glance>> {
+    pub async fn glances(&self) -> Vec<HashMap<Place, Glance>> {
         let ask = |worker: &mpsc::WeakSender<Command>| {
             let (wanted, answer) = oneshot::channel();
             worker.upgrade()?.try_send(Command::Glance(wanted)).ok()?;

@@ -8,7 +8,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::record::Record;
-use crate::upstream::{DialError, connect};
 use crate::view::{ArmView, Slot};
 use crate::worker::Worker;
 
@@ -50,8 +49,7 @@ async fn reach(worker: &Worker, arm: &ArmView, timeout: Duration) -> Option<TcpS
         let excluded = |i: usize| tried.contains(&endpoints[i].address());
         let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
         let address = endpoints[picked].address();
-        let dialled = tokio::time::timeout(timeout, connect(address)).await.unwrap_or(Err(DialError::Timeout));
-        match dialled {
+        match endpoints[picked].dial_plain(timeout).await {
             Ok(stream) => return Some(stream),
             Err(error) => {
                 tracing::debug!(server.address = %address, error = %crate::telemetry::Chain(&error), "endpoint not reached");

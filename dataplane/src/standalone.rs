@@ -1,6 +1,7 @@
 //! Routes from a file instead of an operator: for laptops, benchmarks and debugging. The file says what the stream would,
 //! with endpoints listed; a change of it comes into force without a lost request, an invalid one not at all.
 
+mod policy;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ struct Route {
     #[serde(default)]
     rules: Vec<rules::Rule>,
     retries: Option<Retries>,
+    #[serde(default)]
+    traffic_policy: Option<policy::TrafficPolicy>,
     listeners: Vec<Listener>,
 }
 
@@ -245,9 +248,12 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
             min_retries_per_second: budget.min_retries_per_second,
         }),
     };
+    let asked = route.traffic_policy.as_ref();
+    let connect_timeout = asked.and_then(policy::connect_timeout).or(route.connect_timeout.as_deref());
+    let traffic_policy = asked.map(policy::message).transpose().map_err(value)?;
     let http = api::HttpPolicy {
         request_timeout_ms: millis(route.request_timeout.as_deref())?,
-        connect_timeout_ms: millis(route.connect_timeout.as_deref())?,
+        connect_timeout_ms: millis(connect_timeout)?,
         rules: route.rules.into_iter().map(rules::message).collect::<Result<_, _>>().map_err(value)?,
         retries,
     };
@@ -269,6 +275,7 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
         }),
         audience: route.audience.into_iter().map(audience).collect(),
         mirror: route.mirror.map(|m| api::Mirror { percent: m.percent, all_methods: m.all_methods }),
+        traffic_policy,
     })
 }
 

@@ -1,5 +1,5 @@
 //! Connections to one endpoint, of one worker: HTTP/1.1 ones are lent to one request at a time, last in first out;
-//! HTTP/2 ones are shared. Nothing here knows of routes.
+//! HTTP/2 ones are shared. Nothing here knows of routes, but every route has its own.
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use routing::balance::PeakEwma;
+use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
@@ -25,8 +26,6 @@ use crate::pods::PodCell;
 
 /// Idle connections kept per endpoint and worker; more are closed when they come back.
 const MAX_IDLE: usize = 256;
-/// Idle time after which a connection is closed: below the 5 s after which Node's servers close theirs.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Requests under way on one HTTP/2 connection before another is opened.
 const STREAMS_PER_CONNECTION: u32 = 100;
 
@@ -57,6 +56,7 @@ pub struct Upstream {
     latency: Cell<PeakEwma>,
     in_flight: Cell<u32>,
     retired: Cell<bool>,
+    pool: Cell<Pool>,
     /// Where its pod's requests are counted, if it serves as stable.
     pod: RefCell<Option<Arc<PodCell>>>,
 }
@@ -70,7 +70,15 @@ struct Idle {
 #[derive(Clone, Debug)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    streams: Rc<Cell<u32>>,
+    streams: Rc<Streams>,
+}
+
+/// What is under way on an HTTP/2 connection.
+#[derive(Debug)]
+struct Streams {
+    open: Cell<u32>,
+    /// When the last one ended, or the connection began.
+    idle_since: Cell<Instant>,
 }
 
 /// A connection that one request may use.
@@ -91,7 +99,10 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.in_flight.set(self.upstream.in_flight.get() - 1);
         if let Some(Connection::Http2(shared)) = &self.connection {
-            shared.streams.set(shared.streams.get() - 1);
+            shared.streams.open.set(shared.streams.open.get() - 1);
+            if self.upstream.pool.get().idle_timeout.is_some() {
+                shared.streams.idle_since.set(Instant::now());
+            }
         }
     }
 }
@@ -156,7 +167,7 @@ pub enum DialError {
 impl Upstream {
     /// No connection yet.
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr, pool: Pool) -> Self {
         Self {
             address,
             started: Instant::now(),
@@ -167,6 +178,7 @@ impl Upstream {
             latency: Cell::new(PeakEwma::new(Duration::ZERO)),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
+            pool: Cell::new(pool),
             pod: RefCell::default(),
         }
     }
@@ -210,6 +222,16 @@ impl Upstream {
         }
     }
 
+    /// What its route says of connections from here on; those that are open stay.
+    pub fn set_pool(&self, pool: Pool) {
+        self.pool.set(pool);
+    }
+
+    /// Idle time after which an HTTP/1.1 connection is closed.
+    fn idle_timeout(&self) -> Duration {
+        self.pool.get().idle_timeout.unwrap_or(IDLE_TIMEOUT)
+    }
+
     /// In no arm any more: idle connections go now, the others when their request is over.
     pub fn retire(&self) {
         self.retired.set(true);
@@ -220,9 +242,14 @@ impl Upstream {
 
     /// Closes what has been idle for too long.
     pub fn sweep(&self) {
-        self.plain.borrow_mut().retain(|(_, since)| since.elapsed() < IDLE_TIMEOUT);
-        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
-        self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed());
+        let limit = self.idle_timeout();
+        self.plain.borrow_mut().retain(|(_, since)| since.elapsed() < limit);
+        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+        let limit = self.pool.get().idle_timeout;
+        let used = |streams: &Streams| {
+            streams.open.get() > 0 || limit.is_none_or(|limit| streams.idle_since.get().elapsed() < limit)
+        };
+        self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed() && used(&shared.streams));
     }
 
     /// Counts one more request as under way for as long as the value lives.
@@ -243,7 +270,7 @@ impl Upstream {
             if quiet && surely {
                 quiet = SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block);
             }
-            if quiet && since.elapsed() < IDLE_TIMEOUT {
+            if quiet && since.elapsed() < self.idle_timeout() {
                 return Some(stream);
             }
         }
@@ -263,7 +290,7 @@ impl Upstream {
     /// # Errors
     /// When none can be made within `timeout`.
     pub async fn dial_plain(&self, timeout: Duration) -> Result<TcpStream, DialError> {
-        tokio::time::timeout(timeout, connect(self.address)).await.unwrap_or(Err(DialError::Timeout))
+        tokio::time::timeout(timeout, self.connect()).await.unwrap_or(Err(DialError::Timeout))
     }
 
     /// A connection for one request: a pooled one unless `fresh`, else a new one.
@@ -285,9 +312,18 @@ impl Upstream {
             },
         });
         if let Some(Connection::Http2(shared)) = &lease.connection {
-            shared.streams.set(shared.streams.get() + 1);
+            shared.streams.open.set(shared.streams.open.get() + 1);
         }
         Ok(lease)
+    }
+
+    /// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
+    async fn connect(&self) -> Result<TcpStream, DialError> {
+        let stream = TcpStream::connect(self.address).await.map_err(DialError::Connect)?;
+        stream.set_nodelay(true).map_err(DialError::Connect)?;
+        let keepalive = keep_alive(self.pool.get().keepalive);
+        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
+        Ok(stream)
     }
 
     fn pooled(&self, version: Version) -> Option<Connection> {
@@ -295,7 +331,7 @@ impl Upstream {
             Version::Http1 => {
                 let mut idle = self.idle.borrow_mut();
                 while let Some(Idle { sender, since }) = idle.pop() {
-                    if sender.is_ready() && since.elapsed() < IDLE_TIMEOUT {
+                    if sender.is_ready() && since.elapsed() < self.idle_timeout() {
                         return Some(Connection::Http1(sender));
                     }
                 }
@@ -304,7 +340,7 @@ impl Upstream {
             Version::Http2 => {
                 let mut shared = self.shared.borrow_mut();
                 shared.retain(|shared| !shared.sender.is_closed());
-                let free = shared.iter().find(|shared| shared.streams.get() < STREAMS_PER_CONNECTION);
+                let free = shared.iter().find(|shared| shared.streams.open.get() < STREAMS_PER_CONNECTION);
                 free.cloned().map(Connection::Http2)
             }
         }
@@ -313,7 +349,7 @@ impl Upstream {
     async fn dial(&self, version: Version, fresh: bool) -> Result<Connection, DialError> {
         match version {
             Version::Http1 => {
-                let io = TokioIo::new(connect(self.address).await?);
+                let io = TokioIo::new(self.connect().await?);
                 let (sender, connection) =
                     http1::Builder::new().max_headers(128).handshake(io).await.map_err(DialError::Handshake)?;
                 spawn_local(async move {
@@ -327,7 +363,7 @@ impl Upstream {
                 if !fresh && let Some(connection) = self.pooled(version) {
                     return Ok(connection);
                 }
-                let cork = Cork::new(connect(self.address).await?, Bytes::new());
+                let cork = Cork::new(self.connect().await?, Bytes::new());
                 let (sender, connection) = http2::Builder::new(Tasks::of(cork.clone()))
                     .timer(TokioTimer::new())
                     .keep_alive_interval(Duration::from_secs(20))
@@ -340,7 +376,8 @@ impl Upstream {
                 spawn_local(async move {
                     let _ = connection.await;
                 });
-                let shared = Shared { sender, streams: Rc::default() };
+                let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+                let shared = Shared { sender, streams };
                 if !self.retired.get() {
                     self.shared.borrow_mut().push(shared.clone());
                 }
@@ -348,14 +385,6 @@ impl Upstream {
             }
         }
     }
-}
-
-/// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
-pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, DialError> {
-    let stream = TcpStream::connect(address).await.map_err(DialError::Connect)?;
-    stream.set_nodelay(true).map_err(DialError::Connect)?;
-    SockRef::from(&stream).set_tcp_keepalive(&keep_alive()).map_err(DialError::Connect)?;
-    Ok(stream)
 }
 
 impl Lease {

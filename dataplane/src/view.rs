@@ -44,8 +44,11 @@ pub struct Slot(RefCell<Rc<PortView>>);
 #[derive(Debug, Default)]
 pub struct Views {
     slots: BTreeMap<u16, Rc<Slot>>,
-    upstreams: HashMap<SocketAddr, Rc<Upstream>>,
+    upstreams: HashMap<Place, Rc<Upstream>>,
 }
+
+/// An endpoint of a route, by the route's uid and the endpoint's address: two routes to one address share nothing.
+pub type Place = (String, SocketAddr);
 
 impl PortView {
     /// The arm itself.
@@ -57,9 +60,10 @@ impl PortView {
         }
     }
 
-    /// Of all its endpoints.
-    fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.stable.endpoints.iter().chain(&self.canary.endpoints).map(|upstream| upstream.address())
+    /// All its endpoints.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let endpoints = self.stable.endpoints.iter().chain(&self.canary.endpoints);
+        endpoints.map(|upstream| (self.port.route.uid.clone(), upstream.address()))
     }
 }
 
@@ -72,7 +76,7 @@ impl Slot {
 }
 
 impl Views {
-    /// Takes a table over. Ports that did not change are not touched; connection pools live on by address, and those of
+    /// Takes a table over. Ports that did not change are not touched; connection pools live on by route and address, and those of
     /// addresses that are in no arm any more are closed as soon as their requests are over.
     pub fn apply(&mut self, table: &Table, registry: &Registry, worker: usize) {
         // Addresses that a change may have left without an arm: none when only weights change.
@@ -80,7 +84,7 @@ impl Views {
         self.slots.retain(|number, slot| {
             let keep = table.ports().contains_key(number);
             if !keep {
-                left.extend(slot.current().addresses());
+                left.extend(slot.current().places());
             }
             keep
         });
@@ -90,9 +94,9 @@ impl Views {
                 Some(slot) => {
                     let view = Rc::new(view(&mut self.upstreams, port, registry, worker));
                     let before = slot.0.replace(Rc::clone(&view));
-                    left.extend(before.addresses());
-                    for address in view.addresses() {
-                        left.remove(&address);
+                    left.extend(before.places());
+                    for place in view.places() {
+                        left.remove(&place);
                     }
                 }
                 None => {
@@ -112,8 +116,8 @@ impl Views {
 
     /// Every endpoint as it is now.
     #[must_use]
-    pub fn glance(&self) -> HashMap<SocketAddr, Glance> {
-        self.upstreams.iter().map(|(address, upstream)| (*address, upstream.glance())).collect()
+    pub fn glance(&self) -> HashMap<Place, Glance> {
+        self.upstreams.iter().map(|(place, upstream)| (place.clone(), upstream.glance())).collect()
     }
 
     /// Closes connections to endpoints that nobody has used for a while.
@@ -123,17 +127,17 @@ impl Views {
         }
     }
 
-    fn retire_unused(&mut self, mut left: HashSet<SocketAddr>) {
+    fn retire_unused(&mut self, mut left: HashSet<Place>) {
         for slot in self.slots.values() {
             if left.is_empty() {
                 return;
             }
-            for address in slot.current().addresses() {
-                left.remove(&address);
+            for place in slot.current().places() {
+                left.remove(&place);
             }
         }
-        for address in left {
-            if let Some(upstream) = self.upstreams.remove(&address) {
+        for place in left {
+            if let Some(upstream) = self.upstreams.remove(&place) {
                 upstream.retire();
             }
         }
@@ -141,7 +145,7 @@ impl Views {
 }
 
 fn view(
-    upstreams: &mut HashMap<SocketAddr, Rc<Upstream>>,
+    upstreams: &mut HashMap<Place, Rc<Upstream>>,
     port: &Arc<Port>,
     registry: &Registry,
     worker: usize,
@@ -150,8 +154,10 @@ fn view(
         endpoints: targets
             .iter()
             .map(|target| {
-                let known = upstreams.entry(target.address);
-                Rc::clone(known.or_insert_with(|| Rc::new(Upstream::new(target.address))))
+                let known = upstreams.entry((port.route.uid.clone(), target.address));
+                let upstream = known.or_insert_with(|| Rc::new(Upstream::new(target.address, port.route.pool)));
+                upstream.set_pool(port.route.pool);
+                Rc::clone(upstream)
             })
             .collect(),
         // The arms are compared by the port that is split: what a further port serves is counted nowhere.

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 use crate::listener::{self, Listener};
 use crate::stats::Registry;
 use crate::upstream::Glance;
-use crate::view::Views;
+use crate::view::{Place, Views};
 use crate::watch::Watches;
 
 /// Tables that may wait for a worker; the sender waits for each to be applied, so there is one.
@@ -47,7 +47,7 @@ pub enum Command {
     /// Take a table over, and answer with the ports that could not be opened.
     Apply(Arc<Table>, oneshot::Sender<BTreeMap<u16, String>>),
     /// Say how its endpoints are.
-    Glance(oneshot::Sender<HashMap<SocketAddr, Glance>>),
+    Glance(oneshot::Sender<HashMap<Place, Glance>>),
 }
 
 /// The process's end of a worker.

@@ -3,6 +3,7 @@
 //! Form and ranges are the schema's affair; the proxies refuse what they do not know, and say so in their acknowledgement.
 
 use crds::canary::CanaryService;
+use crds::traffic_policy::ConnectionPool;
 use proxy_api::v1beta1 as api;
 
 /// `spec.service.retries`.
@@ -17,6 +18,33 @@ pub fn retries(service: &CanaryService) -> Option<api::Retries> {
         budget_percent: budget.percent.map(unsigned),
         min_retries_per_second: budget.min_retries_per_second.map(unsigned),
     })
+}
+
+/// `spec.service.trafficPolicy`, less the connect timeout, which the route has already.
+#[must_use]
+pub fn traffic(service: &CanaryService) -> Option<api::TrafficPolicy> {
+    let asked = service.traffic_policy.as_ref()?;
+    Some(api::TrafficPolicy { connection_pool: asked.connection_pool.as_ref().map(connection_pool) })
+}
+
+/// `trafficPolicy.connectionPool.tcp.connectTimeout` in milliseconds; 0 where there is none.
+#[must_use]
+pub fn connect_timeout_ms(service: &CanaryService) -> u64 {
+    let pool = service.traffic_policy.as_ref().and_then(|policy| policy.connection_pool.as_ref());
+    millis(pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout.as_deref()))
+}
+
+fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
+    let (tcp, http) = (asked.tcp.clone().unwrap_or_default(), asked.http.clone().unwrap_or_default());
+    let seconds = |text: Option<String>| u32::try_from(millis(text.as_deref()) / 1_000).unwrap_or(u32::MAX);
+    api::ConnectionPool {
+        tcp_keepalive: tcp.tcp_keepalive.map(|asked| api::TcpKeepalive {
+            time_seconds: seconds(asked.time),
+            interval_seconds: seconds(asked.interval),
+            probes: unsigned(asked.probes.unwrap_or_default()),
+        }),
+        idle_timeout_ms: millis(http.idle_timeout.as_deref()),
+    }
 }
 
 /// A time such as `250ms`, `15s` or `2m` in milliseconds; 0 where there is none.
@@ -63,5 +91,25 @@ mod tests {
         let least = api::Retries { attempts: 1, ..Default::default() };
         assert_eq!(retries(&service(json!({ "attempts": 1 }))), Some(least));
         assert_eq!(retries(&service(json!(null))), None);
+    }
+
+    #[test]
+    fn a_traffic_policy_is_passed_on_and_its_connect_timeout_goes_with_the_route() {
+        let service = |policy: serde_json::Value| -> CanaryService {
+            serde_json::from_value(json!({ "port": 80, "trafficPolicy": policy })).unwrap()
+        };
+        let pool = service(json!({ "connectionPool": {
+            "tcp": { "connectTimeout": "250ms", "tcpKeepalive": { "time": "2m", "interval": "5s", "probes": 4 } },
+            "http": { "idleTimeout": "30s" }
+        } }));
+        let wanted = api::ConnectionPool {
+            tcp_keepalive: Some(api::TcpKeepalive { time_seconds: 120, interval_seconds: 5, probes: 4 }),
+            idle_timeout_ms: 30_000,
+        };
+        assert_eq!(traffic(&pool).unwrap().connection_pool, Some(wanted));
+        assert_eq!(connect_timeout_ms(&pool), 250);
+        assert_eq!(traffic(&service(json!({}))), Some(api::TrafficPolicy::default()));
+        assert_eq!(traffic(&service(json!(null))), None);
+        assert_eq!(connect_timeout_ms(&service(json!(null))), 0);
     }
 }

@@ -89,13 +89,14 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         canary_revision: tested.cloned().unwrap_or_default(),
         http: Some(HttpPolicy {
             request_timeout_ms: timeout_ms(canary),
-            connect_timeout_ms: 0,
+            connect_timeout_ms: policy::connect_timeout_ms(&canary.spec.service),
             rules: rules::messages(canary),
             retries: policy::retries(&canary.spec.service),
         }),
         affinity: affinity(canary),
         mirror: None,
         audience: Vec::new(),
+        traffic_policy: policy::traffic(&canary.spec.service),
     })
 }
 
@@ -311,6 +312,7 @@ mod tests {
             affinity: None,
             mirror: None,
             audience: Vec::new(),
+            traffic_policy: None,
         };
         assert_eq!(route(&at("Progressing", 25)), wanted);
     }

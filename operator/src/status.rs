@@ -192,7 +192,8 @@ mod tests {
     fn mk_canary() -> Canary {
         let target_ref =
             TargetRef { api_version: "apps/v1".to_owned(), kind: "Deployment".to_owned(), name: "web".to_owned() };
-        let service = CanaryService { name: None, port: 80, timeout: None, rules: None, retries: None };
+        let service =
+            CanaryService { name: None, port: 80, timeout: None, rules: None, retries: None, traffic_policy: None };
         let mut canary = Canary::new(
             "web",
             CanarySpec {

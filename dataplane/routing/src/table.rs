@@ -11,6 +11,7 @@ use proxy_api::v1beta1 as api;
 use crate::affinity::{self, Affinity};
 use crate::audience::Audience;
 use crate::mirror::{self, Mirror};
+use crate::pool::Pool;
 use crate::retry::{BadCondition, Retry};
 use crate::rules::{Head, RuleError, Rules};
 use crate::split::{Arm, Split, mix};
@@ -50,6 +51,8 @@ pub struct Route {
     pub request_timeout: Option<Duration>,
     /// Longest time to establish a connection to an endpoint.
     pub connect_timeout: Duration,
+    /// Connections to the endpoints.
+    pub pool: Pool,
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
     /// What is done about failed attempts.
@@ -277,6 +280,7 @@ fn compile(
     let mirror = route.mirror.as_ref();
     let mirror =
         mirror.map(|m| Mirror::compile(m, previous.and_then(|p| p.mirror.as_ref()), mirror_seed)).transpose()?;
+    let policy = route.traffic_policy.unwrap_or_default();
     let compiled = Arc::new(Route {
         uid: route.uid.clone(),
         counter: route.counter,
@@ -288,6 +292,7 @@ fn compile(
         canary_revision: route.canary_revision.clone(),
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        pool: policy.connection_pool.as_ref().map(Pool::compile).unwrap_or_default(),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         retry,
         rules,

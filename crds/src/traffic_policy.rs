@@ -1,0 +1,75 @@
+//! `spec.service.trafficPolicy`: how the proxies deal with the pods of both versions. Istio's DestinationRule vocabulary, as
+//! far as it works; each version is what Istio calls a destination, and a limit holds for each proxy by itself.
+//!
+//! What Istio takes for "not set", a zero, is refused here: leave the field out.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How the proxies deal with the pods of both versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrafficPolicy {
+    /// Connections to the pods: how they are made, kept and limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_pool: Option<ConnectionPool>,
+}
+
+/// Connections to the pods: how they are made, kept and limited.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConnectionPool {
+    /// Of whatever is spoken over them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpPool>,
+    /// Of those that carry requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpPool>,
+}
+
+/// Connections, whatever is spoken over them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpPool {
+    /// Time in which a pod must take a connection, `1ms` to `1m`; 1s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(ms|s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1m')").message("tcp.connectTimeout must lie between 1ms and 1m"))]
+    pub connect_timeout: Option<String>,
+    /// How soon the kernel notices that a pod's machine is gone without a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// Probes on silent connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TcpKeepalive {
+    /// Silence before the first probe, `1s` to `120m`; 60s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('2h')").message("tcpKeepalive.time must lie between 1s and 120m"))]
+    pub time: Option<String>,
+    /// Time between two probes, `1s` to `120m`; 10s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('2h')").message("tcpKeepalive.interval must lie between 1s and 120m"))]
+    pub interval: Option<String>,
+    /// Probes without an answer that end the connection; 3 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 127))]
+    pub probes: Option<i32>,
+}
+
+/// Connections that carry requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HttpPool {
+    /// Time without a request after which a connection is closed, `1s` to `60m`. Absent: 4s for HTTP/1.1, and HTTP/2
+    /// connections stay. Keep it below the time after which the pods close theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("http.idleTimeout must lie between 1s and 60m"))]
+    pub idle_timeout: Option<String>,
+}

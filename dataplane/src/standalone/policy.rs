@@ -1,0 +1,70 @@
+//! `trafficPolicy` of the file: the fields of `spec.service.trafficPolicy` of a Canary.
+
+use proxy_api::v1beta1 as api;
+use serde::Deserialize;
+
+use crate::args;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct TrafficPolicy {
+    connection_pool: Option<ConnectionPool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct ConnectionPool {
+    tcp: TcpPool,
+    http: HttpPool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct TcpPool {
+    connect_timeout: Option<String>,
+    tcp_keepalive: Option<TcpKeepalive>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct TcpKeepalive {
+    time: Option<String>,
+    interval: Option<String>,
+    probes: u32,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct HttpPool {
+    idle_timeout: Option<String>,
+}
+
+/// As the stream says it.
+///
+/// # Errors
+/// What was expected in place of a value.
+pub(super) fn message(policy: &TrafficPolicy) -> Result<api::TrafficPolicy, String> {
+    let connection_pool = policy.connection_pool.as_ref().map(connection_pool).transpose()?;
+    Ok(api::TrafficPolicy { connection_pool })
+}
+
+/// `connectionPool.tcp.connectTimeout`, which is the route's.
+pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Option<&str> {
+    policy.connection_pool.as_ref()?.tcp.connect_timeout.as_deref()
+}
+
+fn connection_pool(pool: &ConnectionPool) -> Result<api::ConnectionPool, String> {
+    let keepalive = |asked: &TcpKeepalive| -> Result<_, String> {
+        let seconds = |text: &Option<String>| Ok::<_, String>(u32::try_from(millis(text)? / 1_000).unwrap_or(u32::MAX));
+        let (time_seconds, interval_seconds) = (seconds(&asked.time)?, seconds(&asked.interval)?);
+        Ok(api::TcpKeepalive { time_seconds, interval_seconds, probes: asked.probes })
+    };
+    Ok(api::ConnectionPool {
+        tcp_keepalive: pool.tcp.tcp_keepalive.as_ref().map(keepalive).transpose()?,
+        idle_timeout_ms: millis(&pool.http.idle_timeout)?,
+    })
+}
+
+fn millis(text: &Option<String>) -> Result<u64, String> {
+    text.as_deref().map_or(Ok(0), |text| args::duration(text).map(|duration| duration.as_millis() as u64))
+}
