@@ -40,7 +40,7 @@ pub struct Args {
     /// Worker threads; as many as CPUs are available if absent.
     #[arg(long, env = "SLUICE_WORKERS", value_parser = clap::value_parser!(u16).range(1..=128))]
     pub workers: Option<u16>,
-    /// Connections from clients at a time; fewer if the limit of open files allows no more.
+    /// Connections from clients at a time, unless the configuration says otherwise; fewer if the open files allow no more.
     #[arg(long, env = "SLUICE_MAX_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub max_connections: u64,
     /// Address of the admin server; every address, port 14999 if absent.

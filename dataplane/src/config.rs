@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use proxy_api::v1beta1 as api;
 use routing::Table;
+use routing::limits::{self, Limits};
 use routing::merge::{Change, Merge, StreamId};
 use routing::table::Refusal;
 use tokio::sync::mpsc;
@@ -104,6 +105,8 @@ pub struct Updates {
     /// Routes that could not be compiled, by uid, with the reason; tried again with every change.
     refused: HashMap<String, String>,
     acks: HashMap<StreamId, mpsc::Sender<api::Ack>>,
+    /// Those in force, if an operator said any.
+    limits: Option<api::Limits>,
     state_dir: Option<PathBuf>,
     /// A full state was seen: what is in force may be called a configuration.
     configured: bool,
@@ -118,6 +121,7 @@ impl Updates {
             table: Table::new(salt),
             refused: HashMap::new(),
             acks: HashMap::new(),
+            limits: None,
             state_dir,
             configured: false,
         }
@@ -132,6 +136,9 @@ impl Updates {
                 tracing::info!(routes = snapshot.routes.len(), "configuration restored from disk");
                 self.merge = Merge::restored(snapshot.routes);
                 self.configured = true;
+                if let Some(limits) = snapshot.limits {
+                    self.limit(limits, proxy);
+                }
                 let changes = self.merge.held().cloned().map(Change::Upsert).collect();
                 self.apply(changes, proxy).await;
             }
@@ -143,7 +150,7 @@ impl Updates {
     pub async fn take(&mut self, events: Vec<Event>, proxy: &Proxy) {
         let mut changes = Vec::new();
         let mut answers = Vec::new();
-        let mut first = false;
+        let (mut first, mut limited) = (false, false);
         for event in events {
             match event {
                 Event::Connected(id, acks) => {
@@ -159,6 +166,9 @@ impl Updates {
                     match *message {
                         Message::Snapshot(snapshot) => {
                             first |= !std::mem::replace(&mut self.configured, true);
+                            if let Some(said) = snapshot.limits {
+                                limited |= self.limit(said, proxy);
+                            }
                             answers.extend(snapshot.routes.iter().map(|route| (id, route.clone())));
                             changes.extend(self.merge.snapshot(id, snapshot.routes));
                         }
@@ -166,17 +176,42 @@ impl Updates {
                             answers.push((id, route.clone()));
                             changes.extend(self.merge.upsert(id, route));
                         }
+                        Message::Limits(said) => limited |= self.limit(said, proxy),
                         Message::Remove(removal) => changes.extend(self.merge.remove(id, &removal.uid)),
                     }
                 }
             }
         }
-        if first || !changes.is_empty() {
+        let applied = first || !changes.is_empty();
+        if applied {
             self.apply(changes, proxy).await;
+        }
+        if applied || limited {
             self.write_down().await;
         }
         for (id, route) in answers {
             self.answer(id, &route);
+        }
+    }
+
+    /// Brings limits into force, unless what is holds already or is newer; whether it did.
+    fn limit(&mut self, said: api::Limits, proxy: &Proxy) -> bool {
+        if self.limits.as_ref() == Some(&said) || !limits::supersedes(&said, self.limits.as_ref()) {
+            return false;
+        }
+        let shared = proxy.shared();
+        let in_force = shared.registry.limits();
+        match Limits::read(&said, in_force.default()) {
+            Ok(limits) => {
+                in_force.set(limits);
+                tracing::info!(?limits, "limits are in force");
+                self.limits = Some(said);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "limits are not taken, those before stay");
+                false
+            }
         }
     }
 
@@ -239,7 +274,8 @@ impl Updates {
 
     async fn write_down(&self) {
         let Some(directory) = self.state_dir.clone() else { return };
-        let snapshot = api::Snapshot { routes: self.merge.held().map(|route| route.as_ref().clone()).collect() };
+        let routes = self.merge.held().map(|route| route.as_ref().clone()).collect();
+        let snapshot = api::Snapshot { routes, limits: self.limits.clone() };
         let written = tokio::task::spawn_blocking(move || disk::write(&directory, &snapshot)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(error = %Chain(&error), "configuration is not on disk");

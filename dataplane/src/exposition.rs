@@ -4,9 +4,11 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_api::metrics as names;
+use routing::limits::LIMITS;
 use routing::rules::Action;
 use routing::{Arm, Route, Table};
 
+use crate::limits::InForce;
 use crate::mirror::Fate;
 use crate::sight::Counts;
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
@@ -77,14 +79,32 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
     head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
     writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())?;
-    head(out, names::REJECTED_TOTAL, "counter", "HTTP/1 requests refused before they had a route, by status code.")?;
+    head(out, names::REJECTED_TOTAL, "counter", "Requests refused before they had a route, by status code.")?;
     for (code, count) in registry.rejected() {
         writeln!(out, "{}{{{}=\"{code}\"}} {count}", names::REJECTED_TOTAL, names::LABEL_CODE)?;
     }
+    limits(out, registry.limits())?;
     match registry.sight() {
         None => Ok(()),
         Some(sight) => sight_counts(out, &sight.counts),
     }
+}
+
+fn limits(out: &mut String, in_force: &InForce) -> fmt::Result {
+    head(out, names::LIMITED_TOTAL, "counter", "Connections, requests and streams refused because of a limit.")?;
+    for (limit, name, flag) in LIMITS {
+        let (metric, label, flag) = (names::LIMITED_TOTAL, names::LABEL_LIMIT, flag.name());
+        let count = in_force.reached(limit);
+        writeln!(out, "{metric}{{{label}=\"{name}\",{}=\"{flag}\"}} {count}", names::LABEL_FLAG)?;
+    }
+    head(out, names::LIMIT, "gauge", "Limits in force; one that has no value is not there.")?;
+    let now = in_force.now();
+    for (limit, name, _) in LIMITS {
+        if let Some(value) = now.value(limit) {
+            writeln!(out, "{}{{{}=\"{name}\"}} {value}", names::LIMIT, names::LABEL_LIMIT)?;
+        }
+    }
+    Ok(())
 }
 
 /// Only where the access log or traces are on.
@@ -210,7 +230,7 @@ mod tests {
     use std::time::Duration;
 
     use proxy_api::v1beta1 as api;
-    use routing::Outcome;
+    use routing::{Limits, Outcome};
 
     use super::*;
 
@@ -227,7 +247,7 @@ mod tests {
             ..Default::default()
         };
         let table = Table::default().upsert(&route).unwrap();
-        let registry = Registry::new(2, 10);
+        let registry = Registry::new(2, InForce::new(Limits::default(), 10));
         let cell = registry.cell(1, &table.routes()["u"], Arm::Stable);
         cell.begin(1);
         cell.end(200, Outcome::Success, false, Duration::from_millis(3));

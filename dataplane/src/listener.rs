@@ -21,6 +21,9 @@ use crate::{server, splice};
 
 /// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn` (4096).
 const BACKLOG: i32 = 4096;
+/// An empty SETTINGS, and GOAWAY with `NO_ERROR` and no stream: nothing of what the client sends is looked at, and it may
+/// send all of it elsewhere (RFC 9113 §6.8).
+const GO_ELSEWHERE: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Wait after a failed accept: out of file descriptors, mostly, and that passes when connections close.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -101,7 +104,7 @@ async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stop
 }
 
 fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
-    let Some(open) = OpenConnection::admit(worker.registry(), worker.index()) else {
+    let Some(open) = OpenConnection::admit(worker.registry(), worker.index(), slot.open()) else {
         refuse(slot, &stream);
         return;
     };
@@ -119,9 +122,15 @@ fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: Socket
 
 /// One attempt to say why: a client that is one too many is not waited for.
 fn refuse(slot: &Slot, stream: &TcpStream) {
-    if slot.current().port.protocol != Protocol::Tcp {
-        let mut out = Vec::new();
-        answer::own(&mut out, StatusCode::SERVICE_UNAVAILABLE, "too many connections", true, false);
-        let _ = stream.try_write(&out);
+    let mut out = Vec::new();
+    match slot.current().port.protocol {
+        Protocol::Tcp => {}
+        Protocol::Http2 => out.extend_from_slice(&GO_ELSEWHERE),
+        Protocol::Detect | Protocol::Http1 => {
+            answer::own(&mut out, StatusCode::SERVICE_UNAVAILABLE, "too many connections", true, false);
+        }
     }
+    let _ = stream.try_write(&out);
+    // What has come already would turn the close into a reset, which could destroy the answer (RFC 9112 §9.6).
+    let _ = stream.try_read(&mut [0; 4096]);
 }

@@ -23,8 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if let (true, Some(path)) = (args.check, &args.config) {
-        let routes = standalone::read(path, args.listen.map(|listen| listen.port()), 1)?;
-        println!("{} is valid: {} route(s)", path.display(), routes.len());
+        let snapshot = standalone::read(path, args.listen.map(|listen| listen.port()), 1)?;
+        println!("{} is valid: {} route(s)", path.display(), snapshot.routes.len());
         return Ok(());
     }
     telemetry::install(args.log_format);
@@ -43,8 +43,14 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // `RandomState` is seeded by the operating system.
     let seed = RandomState::new().hash_one(&args.pod_name);
     let address = args.listen.map(|listen| listen.ip()).or(args.listen_address);
-    let proxy =
-        Proxy::start(&Settings { workers, address, max_connections: max_connections(args.max_connections), seed })?;
+    let possible_connections = possible_connections();
+    let proxy = Proxy::start(&Settings {
+        workers,
+        address,
+        max_connections: args.max_connections,
+        possible_connections,
+        seed,
+    })?;
     if let Some(sight) = sight(&args)? {
         proxy.shared().registry.show(sight);
     }
@@ -111,13 +117,9 @@ async fn configure(args: &Args, seed: u64, proxy: &Proxy) -> anyhow::Result<()> 
 }
 
 /// Raises the limit of open files as far as it goes. Each client may need a connection to an endpoint besides its own.
-fn max_connections(wanted: u64) -> u64 {
+fn possible_connections() -> u64 {
     const OWN_FILES: u64 = 128;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return u64::MAX };
     let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
-    let possible = (limit.saturating_sub(OWN_FILES) / 2).max(1);
-    if possible < wanted {
-        tracing::warn!(max_connections = possible, open_files = limit, "fewer connections than asked for");
-    }
-    wanted.min(possible)
+    (limit.saturating_sub(OWN_FILES) / 2).max(1)
 }

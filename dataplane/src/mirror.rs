@@ -22,7 +22,7 @@ use tokio::task::spawn_local;
 
 use crate::body::RequestBody;
 use crate::h1::chunked::{Decoder, Step};
-use crate::h1::response;
+use crate::h1::request;
 use crate::upstream::{self, Upstream};
 use crate::view::PortView;
 use crate::worker::Worker;
@@ -277,7 +277,7 @@ fn decoded(coded: &[u8]) -> Option<Vec<u8>> {
 /// The head that begins `wire`, and its length.
 #[must_use]
 pub fn head(wire: &[u8]) -> Option<(Parts, usize)> {
-    let mut room = response::room();
+    let mut room = request::room();
     let mut parsed = httparse::Request::new(&mut []);
     let Ok(httparse::Status::Complete(length)) = parsed.parse_with_uninit_headers(wire, &mut room) else { return None };
     let mut request = Request::builder().method(parsed.method?).uri(parsed.path?).version(Version::HTTP_11);

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use routing::Table;
+use routing::{Limits, Table};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::limits::InForce;
 use crate::stats::Registry;
 use crate::upstream::Glance;
 use crate::view::Place;
@@ -55,8 +56,10 @@ pub struct Settings {
     pub workers: usize,
     /// Address to listen on; all of both families if absent.
     pub address: Option<IpAddr>,
-    /// Connections from clients at a time, all workers together.
+    /// Connections from clients at a time, all workers together, unless the configuration says otherwise.
     pub max_connections: u64,
+    /// Connections that the open files allow, whatever the configuration says.
+    pub possible_connections: u64,
     /// Distinguishes this process's random numbers.
     pub seed: u64,
 }
@@ -67,7 +70,8 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let registry = Registry::new(settings.workers, settings.max_connections);
+        let limits = Limits { connections: settings.max_connections, ..Limits::default() };
+        let registry = Registry::new(settings.workers, InForce::new(limits, settings.possible_connections));
         let (phase, receiver) = watch::channel(Phase::Serving);
         let workers = (0..settings.workers)
             .map(|i| worker::spawn(i, Arc::clone(&registry), settings.address, receiver.clone(), settings.seed))

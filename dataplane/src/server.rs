@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{self, HeaderValue};
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use routing::Protocol;
+use routing::{Limit, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -32,12 +32,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time that a client has for the head of a request, idle time before it included: longer than the 90 s after which Go's
 /// clients close idle connections, so that they and not we close them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// Bytes of a request's head.
-const MAX_HEAD: usize = 32 * 1024;
-/// Header fields of a request.
-const MAX_HEADERS: usize = 100;
-/// HTTP/2 streams that one client may have open.
-const MAX_STREAMS: u32 = 250;
+/// What `h2` is told that a field list may be, in multiples of the limit: what is past the limit is answered, and counted,
+/// by us, and what is past this by `h2`, which counts nothing. Both say 431.
+const LIST_SCALE: usize = 2;
 
 /// Serves an HTTP connection until it ends.
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, client: IpAddr) {
@@ -73,12 +70,13 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
         let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
         async move { Ok::<_, Infallible>(answer_http1(&worker, &slot, client, request).await) }
     });
+    let limits = worker.registry().limits();
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD)
+            .max_headers(limits.headers())
+            .max_buf_size(limits.header_bytes())
             .half_close(true)
             .serve_connection(io, service)
             .with_upgrades()
@@ -91,6 +89,11 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
         }
     };
     if let Err(error) = result {
+        if error.is_parse_too_large() {
+            // hyper does not say which of the two it was.
+            limits.reach(Limit::HeaderBytes);
+            worker.registry().reject(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
+        }
         tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
     }
 }
@@ -110,23 +113,38 @@ async fn answer_http1(
     response
 }
 
+/// The answer to a request whose head is past a limit.
+fn too_large(worker: &Worker, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
+    let limits = worker.registry().limits();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let limit = limits.exceeded(target, request.headers())?;
+    limits.reach(limit);
+    let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head is too large");
+    worker.registry().reject(status.as_u16());
+    Some(proxy::answer(status, text))
+}
+
 async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, cork: Cork, client: IpAddr) {
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
         // Boxed once: hyper moves it several times.
         Box::pin(async move {
-            let mut response = proxy::handle(&worker, &slot, client, request).await;
+            let mut response = match too_large(&worker, &request) {
+                None => proxy::handle(&worker, &slot, client, request).await,
+                Some(refusal) => refusal,
+            };
             *response.version_mut() = Version::HTTP_2;
             Ok::<_, Infallible>(response)
         })
     });
+    let limits = worker.registry().limits().now();
     let mut connection = pin!(
         http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(MAX_HEAD as u32)
+            .max_concurrent_streams(limits.streams)
+            .max_header_list_size(u32::try_from(limits.header_bytes * LIST_SCALE).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(20)
             .max_local_error_reset_streams(128)
             .initial_connection_window_size(1024 * 1024)

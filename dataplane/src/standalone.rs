@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use proxy_api::v1beta1 as api;
-use routing::Table;
+use routing::limits::OutOfRange;
 use routing::table::Refusal;
+use routing::{Limits, Table};
 use serde::Deserialize;
 
 use crate::args;
@@ -48,6 +49,15 @@ pub enum FileError {
         /// What was expected.
         reason: String,
     },
+    /// A limit that cannot be in force.
+    #[error("limits of {} cannot be in force", path.display())]
+    Limits {
+        /// The file.
+        path: PathBuf,
+        /// Which one.
+        #[source]
+        source: OutOfRange,
+    },
     /// A route that cannot be served.
     #[error("route {route} cannot be served")]
     Refused {
@@ -62,7 +72,20 @@ pub enum FileError {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default)]
+    limits: FileLimits,
     routes: Vec<Route>,
+}
+
+/// As `spec.limits` of a ProxyPool; 0 and what is not there: the default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct FileLimits {
+    max_connections: u32,
+    max_connections_per_port: u32,
+    max_header_bytes: u32,
+    max_headers: u32,
+    max_streams: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -204,17 +227,31 @@ fn default_split() -> bool {
     true
 }
 
-/// The routes of the file, under `counter`; `port` is where a listener without one listens.
+/// What the file says, its routes under `counter`; `port` is where a listener without one listens.
 ///
 /// # Errors
 /// When the file cannot be taken as a whole.
-pub fn read(path: &Path, port: Option<u16>, counter: u64) -> Result<Vec<api::Route>, FileError> {
+pub fn read(path: &Path, port: Option<u16>, counter: u64) -> Result<api::Snapshot, FileError> {
     let text = std::fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
     let file: File =
         serde_yaml_ng::from_str(&text).map_err(|source| FileError::Parse { path: path.to_owned(), source })?;
     let routes = file.routes.into_iter().map(|route| message(route, port, counter)).collect::<Result<Vec<_>, _>>()?;
     compile(&routes, Table::default())?;
-    Ok(routes)
+    let limits = limits(file.limits);
+    Limits::read(&limits, Limits::default()).map_err(|source| FileError::Limits { path: path.to_owned(), source })?;
+    Ok(api::Snapshot { routes, limits: Some(limits) })
+}
+
+fn limits(limits: FileLimits) -> api::Limits {
+    let FileLimits { max_connections, max_connections_per_port, max_header_bytes, max_headers, max_streams } = limits;
+    api::Limits {
+        max_connections,
+        max_connections_per_port,
+        max_header_bytes,
+        max_headers,
+        max_streams,
+        ..Default::default()
+    }
 }
 
 fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, FileError> {
@@ -321,8 +358,12 @@ fn compile(routes: &[api::Route], before: Table) -> Result<Table, FileError> {
 pub async fn follow(path: &Path, port: Option<u16>, seed: u64, proxy: &Proxy) -> Result<(), FileError> {
     let mut seen = modified(path);
     let mut counter = 1;
-    let mut table = compile(&read(path, port, counter)?, Table::new(seed))?;
-    bring_into_force(&table, proxy).await;
+    let read_file = |counter, before| {
+        let snapshot = read(path, port, counter)?;
+        compile(&snapshot.routes, before).map(|table| (table, snapshot.limits.unwrap_or_default()))
+    };
+    let (mut table, limits) = read_file(counter, Table::new(seed))?;
+    bring_into_force(&table, &limits, proxy).await;
     let mut poll = tokio::time::interval(POLL);
     loop {
         poll.tick().await;
@@ -331,17 +372,23 @@ pub async fn follow(path: &Path, port: Option<u16>, seed: u64, proxy: &Proxy) ->
             continue;
         }
         (seen, counter) = (now, counter + 1);
-        match read(path, port, counter).and_then(|routes| compile(&routes, table.clone())) {
-            Ok(changed) => {
+        match read_file(counter, table.clone()) {
+            Ok((changed, limits)) => {
                 table = changed;
-                bring_into_force(&table, proxy).await;
+                bring_into_force(&table, &limits, proxy).await;
             }
             Err(error) => tracing::warn!(error = %Chain(&error), "file is not taken, the routes before it stay"),
         }
     }
 }
 
-async fn bring_into_force(table: &Table, proxy: &Proxy) {
+async fn bring_into_force(table: &Table, limits: &api::Limits, proxy: &Proxy) {
+    let shared = proxy.shared();
+    let in_force = shared.registry.limits();
+    // They were read before.
+    if let Ok(limits) = Limits::read(limits, in_force.default()) {
+        in_force.set(limits);
+    }
     for (port, error) in proxy.apply(table.clone()).await {
         tracing::error!(port, error, "port is not served");
     }
@@ -357,7 +404,7 @@ fn modified(path: &Path) -> Option<(SystemTime, u64)> {
 mod tests {
     use super::*;
 
-    fn check(text: &str) -> Result<Vec<api::Route>, String> {
+    fn check(text: &str) -> Result<api::Snapshot, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("routes.yaml");
         std::fs::write(&path, text).unwrap();
@@ -366,13 +413,14 @@ mod tests {
 
     #[test]
     fn a_file_says_what_the_stream_would() {
-        let routes = check(
-            "routes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  sessionAffinity: {cookieName: sid}\n  \
+        let snapshot = check(
+            "limits: {maxStreams: 9}\nroutes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  sessionAffinity: {cookieName: sid}\n  \
              match: [{headers: {x-beta: {suffix: s}}}]\n  \
              listeners:\n  - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
         )
         .unwrap();
-        let route = &routes[0];
+        assert_eq!(snapshot.limits, Some(api::Limits { max_streams: 9, ..Default::default() }));
+        let route = &snapshot.routes[0];
         assert_eq!(
             (route.uid.as_str(), route.canary.as_str(), route.weight, route.counter),
             ("default/web", "web", 10, 3)
@@ -392,6 +440,8 @@ mod tests {
     fn a_wrong_file_is_refused_with_the_place_and_the_reason() {
         for (text, reason) in [
             ("routes: 1", "invalid type"),
+            ("limits: {maxHeaders: 9}\nroutes: []\n", "maxHeaders is 9, must be between 16 and 256"),
+            ("limits: {maxRequests: 9}\nroutes: []\n", "unknown field `maxRequests`"),
             ("routes:\n- service: web\n  wait: 1\n  listeners: []\n", "unknown field `wait`"),
             ("routes:\n- service: web\n  weight: 101\n  listeners: [{}]\n", "weight is 101, must be at most 100"),
             ("routes:\n- service: web\n  requestTimeout: '15'\n  listeners: [{}]\n", "must end in ms, s or m"),

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use proxy_api::latency;
 use proxy_api::v1beta1 as api;
 use routing::flag::FLAGS;
-use routing::{Arm, Flag, Flags, Outcome, Route};
+use routing::{Arm, Flag, Flags, Limit, Outcome, Route};
 
+use crate::limits::{InForce, PortConnections};
 use crate::mirror;
-
 use crate::pods::{PodCell, Pods};
-
 use crate::sight::Sight;
 
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
@@ -36,7 +35,7 @@ pub struct Registry {
     series: Mutex<BTreeMap<Key, Arc<Series>>>,
     /// Connections accepted and still open, one entry per worker.
     connections: Vec<AtomicU64>,
-    max_connections: u64,
+    limits: InForce,
     refused: AtomicU64,
     /// Requests without a route that were refused, by status.
     rejected: Mutex<BTreeMap<u16, u64>>,
@@ -260,16 +259,16 @@ impl Series {
 }
 
 impl Registry {
-    /// For a process of `workers` workers that together serve at most `max_connections` clients.
+    /// For a process of `workers` workers that together keep `limits`.
     #[must_use]
-    pub fn new(workers: usize, max_connections: u64) -> Arc<Self> {
+    pub fn new(workers: usize, limits: InForce) -> Arc<Self> {
         let connections = (0..workers).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self {
             started: Instant::now(),
             workers,
             series: Mutex::default(),
             connections,
-            max_connections,
+            limits,
             refused: AtomicU64::new(0),
             rejected: Mutex::default(),
             mirrors: mirror::Counters::default(),
@@ -353,6 +352,12 @@ impl Registry {
         &self.mirrors
     }
 
+    /// What clients may take, and how often they wanted more.
+    #[must_use]
+    pub fn limits(&self) -> &InForce {
+        &self.limits
+    }
+
     /// Time since the process began: the clock of what its workers decide together.
     #[must_use]
     pub fn now(&self) -> Duration {
@@ -414,24 +419,33 @@ fn message(key: Key, totals: Totals, pods: Vec<api::PodCounters>) -> api::ArmCou
 pub struct OpenConnection {
     registry: Arc<Registry>,
     worker: usize,
+    port: Arc<PortConnections>,
 }
 
 impl OpenConnection {
-    /// One more on `worker`; `None`, and counted as refused, if there are too many.
+    /// One more to `port` on `worker`; `None`, and counted as refused, if there are too many.
     #[must_use]
-    pub fn admit(registry: &Arc<Registry>, worker: usize) -> Option<Self> {
-        if registry.open_connections() >= registry.max_connections {
+    pub fn admit(registry: &Arc<Registry>, worker: usize, port: &Arc<PortConnections>) -> Option<Self> {
+        let limits = &registry.limits;
+        let room = if registry.open_connections() < limits.connections() {
+            limits.enter(port)
+        } else {
+            limits.reach(Limit::Connections);
+            false
+        };
+        if !room {
             registry.refused.fetch_add(1, Relaxed);
             return None;
         }
         registry.connections[worker].fetch_add(1, Relaxed);
-        Some(Self { registry: Arc::clone(registry), worker })
+        Some(Self { registry: Arc::clone(registry), worker, port: Arc::clone(port) })
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.registry.connections[self.worker].fetch_sub(1, Relaxed);
+        self.port.leave();
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
 
+use crate::limits::PortConnections;
 use crate::mirror::Mirrored;
 use crate::stats::{Cell, Registry};
 use crate::upstream::{Glance, Upstream};
@@ -38,7 +39,10 @@ pub struct ArmView {
 
 /// Holds the current view of a port; shared by its listener and every connection.
 #[derive(Debug)]
-pub struct Slot(RefCell<Rc<PortView>>);
+pub struct Slot {
+    view: RefCell<Rc<PortView>>,
+    open: Arc<PortConnections>,
+}
 
 /// Every port of one worker.
 #[derive(Debug, Default)]
@@ -71,7 +75,13 @@ impl Slot {
     /// The view to handle one request by; a request keeps what it began with.
     #[must_use]
     pub fn current(&self) -> Rc<PortView> {
-        Rc::clone(&self.0.borrow())
+        Rc::clone(&self.view.borrow())
+    }
+
+    /// Connections that are open to this port, on all workers.
+    #[must_use]
+    pub fn open(&self) -> &Arc<PortConnections> {
+        &self.open
     }
 }
 
@@ -90,10 +100,10 @@ impl Views {
         });
         for (number, port) in table.ports() {
             match self.slots.get(number) {
-                Some(slot) if Arc::ptr_eq(&slot.0.borrow().port, port) => {}
+                Some(slot) if Arc::ptr_eq(&slot.view.borrow().port, port) => {}
                 Some(slot) => {
                     let view = Rc::new(view(&mut self.upstreams, port, registry, worker));
-                    let before = slot.0.replace(Rc::clone(&view));
+                    let before = slot.view.replace(Rc::clone(&view));
                     left.extend(before.places());
                     for place in view.places() {
                         left.remove(&place);
@@ -101,7 +111,8 @@ impl Views {
                 }
                 None => {
                     let view = view(&mut self.upstreams, port, registry, worker);
-                    self.slots.insert(*number, Rc::new(Slot(RefCell::new(Rc::new(view)))));
+                    let (view, open) = (RefCell::new(Rc::new(view)), registry.limits().port(*number));
+                    self.slots.insert(*number, Rc::new(Slot { view, open }));
                 }
             }
         }

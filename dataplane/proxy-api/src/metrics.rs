@@ -22,6 +22,11 @@ pub const CONNECTIONS: &str = "sluice_proxy_connections";
 /// Counter: connections that were closed at once because too many were open.
 pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 
+/// Counter: connections, requests and streams that were refused because of a limit, by `limit` and `flag`.
+pub const LIMITED_TOTAL: &str = "sluice_proxy_limited_total";
+/// Gauge: the limits in force, by `limit`.
+pub const LIMIT: &str = "sluice_proxy_limit";
+
 /// Counter: what rules did themselves, by `canary_namespace`, `canary`, `service`, `rule`, `action` (`preflight`,
 /// `rate_limit`, `delay`, `abort`, `redirect`). All but delayed ones are no arm's requests.
 pub const RULE_ACTIONS_TOTAL: &str = "sluice_proxy_rule_actions_total";
@@ -43,7 +48,7 @@ pub const LABEL_RULE: &str = "rule";
 pub const LABEL_ACTION: &str = "action";
 /// Label: HTTP status code, `0` where none was sent (reset by the client before an answer).
 pub const LABEL_CODE: &str = "code";
-/// Counter: HTTP/1 requests that were refused before they had a route, by `code`: 400, 408, 431 and others.
+/// Counter: requests that were refused before they had a route, by `code`: 400, 408, 431 and others.
 pub const REJECTED_TOTAL: &str = "sluice_proxy_rejected_total";
 /// Counter: access log lines that were lost.
 pub const ACCESS_LOG_DROPPED_TOTAL: &str = "sluice_proxy_access_log_dropped_total";
@@ -51,6 +56,8 @@ pub const ACCESS_LOG_DROPPED_TOTAL: &str = "sluice_proxy_access_log_dropped_tota
 pub const SPANS_EXPORTED_TOTAL: &str = "sluice_proxy_spans_exported_total";
 /// Counter: spans that were lost.
 pub const SPANS_DROPPED_TOTAL: &str = "sluice_proxy_spans_dropped_total";
+/// Label: name of a limit, such as `max_connections`.
+pub const LABEL_LIMIT: &str = "limit";
 /// Label: short name of a response flag, such as `UH`.
 pub const LABEL_FLAG: &str = "flag";
 

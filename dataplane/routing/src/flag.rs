@@ -24,10 +24,12 @@ pub enum Flag {
     DownstreamProtocolError,
     /// `SI`: the client sent its body too slowly.
     StreamIdleTimeout,
+    /// `OM`: the proxy has as many connections or streams as it may have.
+    OverloadManager,
 }
 
 /// Every flag with its name, in the order of the enum.
-pub const FLAGS: [(Flag, &str); 8] = [
+pub const FLAGS: [(Flag, &str); 9] = [
     (Flag::NoHealthyUpstream, "UH"),
     (Flag::UpstreamConnectionFailure, "UF"),
     (Flag::UpstreamConnectionTermination, "UC"),
@@ -36,6 +38,7 @@ pub const FLAGS: [(Flag, &str); 8] = [
     (Flag::DownstreamConnectionTermination, "DC"),
     (Flag::DownstreamProtocolError, "DPE"),
     (Flag::StreamIdleTimeout, "SI"),
+    (Flag::OverloadManager, "OM"),
 ];
 
 impl Flag {

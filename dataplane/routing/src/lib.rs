@@ -4,7 +4,7 @@
 //! Order of a request: [`table`] finds the port's route, [`rules`] say what else is done with it, [`affinity`] or
 //! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer, [`retry`] says whether to try again
 //! and [`budget`] whether the route can afford it, [`flag`] names what went wrong. [`merge`] decides which operator
-//! replica's word counts.
+//! replica's word counts, [`limits`] what clients may take.
 
 pub mod affinity;
 pub mod audience;
@@ -12,6 +12,7 @@ pub mod balance;
 pub mod budget;
 pub mod classify;
 pub mod flag;
+pub mod limits;
 pub mod merge;
 pub mod mirror;
 pub mod pool;
@@ -24,6 +25,7 @@ pub mod trace;
 pub use affinity::Affinity;
 pub use classify::Outcome;
 pub use flag::{Flag, Flags};
+pub use limits::{Limit, Limits};
 pub use pool::Pool;
 pub use split::{Arm, Split};
 pub use table::{Choice, Port, Protocol, Route, Table, Target};

@@ -75,7 +75,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert!(read(directory.path()).unwrap().is_none());
         for counter in [1, 2] {
-            let snapshot = Snapshot { routes: vec![Route { uid: "a".into(), counter, ..Default::default() }] };
+            let snapshot =
+                Snapshot { routes: vec![Route { uid: "a".into(), counter, ..Default::default() }], limits: None };
             write(directory.path(), &snapshot).unwrap();
             assert_eq!(read(directory.path()).unwrap(), Some(snapshot));
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
+use routing::Limit;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -108,6 +109,7 @@ impl Connection<'_> {
     /// Reads until a whole head is in the buffer; `None` if the client is done.
     async fn read_head(&mut self) -> Result<Option<usize>, Reject> {
         let mut scan = HeadScan::default();
+        let most = self.worker.registry().limits().header_bytes();
         self.watch.enter(Stage::Idle, IDLE_SECONDS);
         loop {
             if !self.buffer.is_empty() && self.watch.stage() == Stage::Idle {
@@ -120,8 +122,8 @@ impl Connection<'_> {
                     scan = HeadScan::default();
                     continue;
                 }
-                Some(length) if length <= request::MAX_HEAD => return Ok(Some(length)),
-                None if self.buffer.len() <= request::MAX_HEAD => {}
+                Some(length) if length <= most => return Ok(Some(length)),
+                None if self.buffer.len() <= most => {}
                 Some(_) | None => return Err(request::TOO_LARGE),
             }
             if self.buffer.is_empty() {
@@ -172,6 +174,11 @@ impl Connection<'_> {
             return Next::Linger;
         }
         self.worker.registry().reject(reject.status.as_u16());
+        match reject {
+            request::TOO_LARGE => self.worker.registry().limits().reach(Limit::HeaderBytes),
+            request::TOO_MANY => self.worker.registry().limits().reach(Limit::Headers),
+            _ => {}
+        }
         self.refuse(reject.status, reject.reason).await
     }
 

@@ -5,15 +5,13 @@ use std::mem::MaybeUninit;
 
 use http::StatusCode;
 use httparse::Header;
+use routing::limits::MOST_HEADERS;
 use routing::rules::{self, Decision};
 
-use crate::h1::text::{self, MAX_HEADERS, elements, field};
+use crate::h1::text::{self, elements, field};
 
-/// Bytes of a request's head; more are refused with 431.
-pub const MAX_HEAD: usize = 32 * 1024;
-
-/// Room for the fields of one head.
-pub type Room<'b> = [MaybeUninit<Header<'b>>; MAX_HEADERS];
+/// Room for the fields of one head: as many as its length are allowed.
+pub type Room<'b> = [MaybeUninit<Header<'b>>];
 
 /// How the length of a request's body is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +74,22 @@ const fn bad(reason: &'static str) -> Reject {
     Reject { status: StatusCode::BAD_REQUEST, reason }
 }
 
-const TOO_MANY: Reject =
+/// There are more fields than there is room for.
+pub const TOO_MANY: Reject =
     Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request has too many header fields" };
-/// The head has no end within [`MAX_HEAD`].
+/// The head has no end within the bytes that it may have.
 pub const TOO_LARGE: Reject =
     Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request head is too large" };
 /// The peer speaks another protocol: an answer in HTTP would mean nothing to it, the connection is closed.
 pub const NOT_HTTP: Reject = bad("not HTTP");
 /// A line of the head ends in a bare LF.
 pub const BARE_LF: Reject = bad("line ends in a bare LF");
+
+/// The most room that a head can be given; uninitialized, so that only what is used costs.
+#[must_use]
+pub fn room<'b>() -> [MaybeUninit<Header<'b>>; MOST_HEADERS] {
+    [const { MaybeUninit::uninit() }; MOST_HEADERS]
+}
 
 /// Parses and judges one whole head, its empty line included.
 ///
@@ -451,15 +456,15 @@ impl Head<'_, '_> {
 mod tests {
     use super::*;
 
+    const FIELDS: usize = 100;
+
     fn status(head: &str) -> u16 {
-        let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-        parse(head.as_bytes(), &mut room).map_or_else(|reject| reject.status.as_u16(), |_| 200)
+        parse(head.as_bytes(), &mut room()[..FIELDS]).map_or_else(|reject| reject.status.as_u16(), |_| 200)
     }
 
     fn written(head: &str) -> String {
-        let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
         let mut out = Vec::new();
-        parse(head.as_bytes(), &mut room).unwrap().write("10.1.2.3", None, &mut out);
+        parse(head.as_bytes(), &mut room()).unwrap().write("10.1.2.3", None, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -529,8 +534,8 @@ mod tests {
     #[test]
     fn too_many_fields_are_a_431() {
         let head = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count));
-        assert_eq!(status(&head(MAX_HEADERS - 1)), 200);
-        assert_eq!(status(&head(MAX_HEADERS)), 431);
+        assert_eq!(status(&head(FIELDS - 1)), 200);
+        assert_eq!(status(&head(FIELDS)), 431);
     }
 
     #[test]
@@ -564,10 +569,7 @@ mod tests {
 
     #[test]
     fn persistence_follows_version_and_connection() {
-        let keeps = |head: &str| {
-            let mut room = [const { MaybeUninit::uninit() }; MAX_HEADERS];
-            parse(head.as_bytes(), &mut room).unwrap().facts.keep_alive
-        };
+        let keeps = |head: &str| parse(head.as_bytes(), &mut room()).unwrap().facts.keep_alive;
         assert!(keeps("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
         assert!(!keeps("GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\nConnection: Close\r\n\r\n"));

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use httparse::Header;
 use routing::rules::Decision;
 
-use crate::h1::request::{self, Room};
+use crate::h1::request;
 use crate::h1::text::{self, elements, field};
 
 /// Bytes of an answer's head; an endpoint that sends more gets no answer through.
@@ -89,6 +89,9 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>, facts: &request::F
         several_connections: seen.several_connections,
     })
 }
+
+/// Room for the fields of one head.
+pub type Room<'b> = [MaybeUninit<Header<'b>>; text::MAX_HEADERS];
 
 /// Room for one head.
 #[must_use]

@@ -3,7 +3,7 @@
 use httparse::Header;
 use memchr::memchr_iter;
 
-/// Header fields in one head; more are refused with 431.
+/// Header fields in the head of an answer.
 pub const MAX_HEADERS: usize = 100;
 
 /// Where a head ends in a buffer that grows.

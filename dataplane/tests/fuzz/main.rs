@@ -116,7 +116,7 @@ fn snapshot() -> impl Strategy<Value = Vec<u8>> {
         listeners,
         ..Default::default()
     });
-    prop::collection::vec(route, 0..4).prop_map(|routes| api::Snapshot { routes }.encode_to_vec())
+    prop::collection::vec(route, 0..4).prop_map(|routes| api::Snapshot { routes, limits: None }.encode_to_vec())
 }
 
 proptest! {

@@ -44,7 +44,8 @@ pub struct Bed {
 
 pub fn start() -> Proxy {
     let address = Some("127.0.0.1".parse().unwrap());
-    Proxy::start(&Settings { workers: 2, address, max_connections: 100, seed: 1 }).unwrap()
+    let settings = Settings { workers: 2, address, max_connections: 100, possible_connections: 1_000, seed: 1 };
+    Proxy::start(&settings).unwrap()
 }
 
 impl Bed {

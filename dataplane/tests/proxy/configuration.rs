@@ -90,7 +90,7 @@ impl Replica {
     }
 
     async fn snapshot(&self, routes: Vec<api::Route>) {
-        self.say(Said::Snapshot(api::Snapshot { routes })).await;
+        self.say(Said::Snapshot(api::Snapshot { routes, limits: None })).await;
     }
 
     async fn ack(&mut self) -> api::Ack {

@@ -40,7 +40,8 @@ async fn grpc_origin(status: &'static str) -> SocketAddr {
     address
 }
 
-async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
+/// A connection that speaks HTTP/2 from its first byte.
+pub async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();

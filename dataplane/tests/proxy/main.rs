@@ -8,6 +8,7 @@ mod configuration;
 mod grpc;
 mod http2;
 mod life;
+mod limits;
 mod mirror;
 mod pods;
 mod requests;

@@ -59,7 +59,7 @@ impl Operator {
 
     /// Says all routes at once and waits until each is in force.
     pub(crate) fn snapshot(&self, routes: &[api::Route]) -> Result<()> {
-        let snapshot = api::Snapshot { routes: routes.to_vec() };
+        let snapshot = api::Snapshot { routes: routes.to_vec(), limits: None };
         self.say(api::from_operator::Message::Snapshot(snapshot))?;
         routes.iter().try_for_each(|_| self.acknowledged().map(drop))
     }

@@ -196,7 +196,7 @@ impl Book {
             (Phase::Synced, Owed::Snapshot) => {
                 stream.owed = Owed::Routes(BTreeSet::new());
                 let routes = routes.values().map(|route| Route::clone(route)).collect();
-                message(Message::Snapshot(Snapshot { routes }))
+                message(Message::Snapshot(Snapshot { routes, limits: None }))
             }
             (Phase::Synced, Owed::Routes(uids)) => match uids.pop_first() {
                 None => Next::Nothing,

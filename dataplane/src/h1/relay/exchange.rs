@@ -11,7 +11,6 @@ use super::{Connection, Next};
 use crate::error::ProxyError;
 use crate::h1::answer;
 use crate::h1::request::{self, Facts, Framing, Reject};
-use crate::h1::response;
 use crate::h1::text::field;
 use crate::h1::upload::Upload;
 use crate::mirror::{self, Copy};
@@ -37,8 +36,9 @@ pub(super) struct Opened {
 impl Connection<'_> {
     /// Parses the head, leaves in `out` what the endpoint gets of it, and picks the arm.
     pub(super) fn open(&mut self, length: usize) -> Result<Opened, Reject> {
-        let mut room = response::room();
-        let head = request::parse(&self.buffer[..length], &mut room)?;
+        let mut room = request::room();
+        let most = self.worker.registry().limits().headers();
+        let head = request::parse(&self.buffer[..length], &mut room[..most])?;
         let (facts, view) = (head.facts, self.slot.current());
         let known = view.port.route.rules.as_ref();
         let decision = known.and_then(|known| known.decide(&head.view(), self.worker.random(), rules::now));
