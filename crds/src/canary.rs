@@ -11,6 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audience::AudienceMatch;
 use crate::rules::HttpRule;
 use crate::traffic::Retries;
 use crate::traffic_policy::TrafficPolicy;
@@ -114,6 +115,9 @@ pub struct CanaryService {
 #[x_kube(validation = Rule::new("!(has(self.stepWeights) && (has(self.stepWeight) || has(self.maxWeight)))").message("analysis takes either stepWeights, or stepWeight with maxWeight, not both"))]
 #[x_kube(validation = Rule::new("!has(self.maxWeight) || has(self.stepWeight)").message("analysis.maxWeight needs analysis.stepWeight"))]
 #[x_kube(validation = Rule::new("!has(self.stepWeight) || !has(self.maxWeight) || self.stepWeight <= self.maxWeight").message("analysis.stepWeight must be at most analysis.maxWeight"))]
+#[x_kube(validation = Rule::new("has(self.match) == has(self.iterations)").message("analysis.match and analysis.iterations need each other: together they are an A/B test"))]
+#[x_kube(validation = Rule::new("!has(self.iterations) || !(has(self.stepWeights) || has(self.stepWeight) || has(self.maxWeight) || has(self.stepChecks))").message("analysis takes either iterations, or stepWeights, stepWeight and stepChecks, not both"))]
+#[x_kube(validation = Rule::new("!has(self.mirrorWeight) || (has(self.mirror) && self.mirror)").message("analysis.mirrorWeight needs analysis.mirror: true"))]
 pub struct Analysis {
     /// Time between two checks, `1s` to `1h`; a step lasts at least one.
     #[serde(default = "default_interval")]
@@ -142,6 +146,22 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub step_checks: Option<i32>,
+    /// A/B test: only requests that one of these holds for see the canary, all of them, until it is promoted.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 8))]
+    pub audience: Option<Vec<AudienceMatch>>,
+    /// A/B test: checks that must pass before everybody sees the canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub iterations: Option<i32>,
+    /// Before the first weight: copies of GET, HEAD, OPTIONS and TRACE requests go to the canary, nobody gets its answers,
+    /// and `request-success-rate`, if it is among the metrics, is that of the copies.
+    #[serde(default)]
+    pub mirror: bool,
+    /// Percent of those requests that are copied, with `mirror`; 100 if absent. The canary gets as many pods as that takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub mirror_weight: Option<i32>,
     /// Clients keep the version that they saw first, as long as the weight does not fall below them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_affinity: Option<SessionAffinity>,

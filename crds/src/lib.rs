@@ -9,6 +9,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod alert_provider;
+pub mod audience;
 pub mod canary;
 pub mod conditions;
 pub mod metric_template;

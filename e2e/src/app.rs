@@ -32,8 +32,12 @@ pub const ECHO_PORT: u16 = 9090;
 pub const VERSION_HEADER: &str = "x-version";
 /// Header of every answer: the pod that gave it.
 pub const POD_HEADER: &str = "x-pod";
+/// Header by which the proxies mark a copy (`docs/audience.md`).
+const COPY_HEADER: &str = "x-sluice-mirrored";
 /// How long a pod goes on accepting after SIGTERM: endpoints take about a second to reach every client.
 const LINGER: Duration = Duration::from_secs(4);
+/// Counter on `/metrics`: copies of requests that a pod got, by `version`.
+pub const COPIES_TOTAL: &str = "app_copied_requests_total";
 /// How long requests in flight may take after that.
 const FINISH: Duration = Duration::from_secs(5);
 
@@ -99,6 +103,7 @@ pub async fn serve(
         settings,
         requests: AtomicU64::new(0),
         failures: AtomicU64::new(0),
+        copies: AtomicU64::new(0),
         leaving: AtomicBool::new(false),
     });
     let (close, closing) = watch::channel(false);
@@ -130,6 +135,8 @@ struct App {
     settings: Settings,
     requests: AtomicU64,
     failures: AtomicU64,
+    /// Of the requests, those that are copies.
+    copies: AtomicU64,
     /// After SIGTERM: answers ask the client to close its connection.
     leaving: AtomicBool,
 }
@@ -159,7 +166,12 @@ impl App {
             "/healthz" => text(StatusCode::OK, "ready\n".to_owned()),
             "/metrics" => text(StatusCode::OK, self.metrics()),
             "/echo" => text(StatusCode::OK, head(request)),
-            _ => self.work().await,
+            _ => {
+                if request.headers().contains_key(COPY_HEADER) {
+                    self.copies.fetch_add(1, Ordering::Relaxed);
+                }
+                self.work().await
+            }
         };
         let headers = response.headers_mut();
         let value =
@@ -193,6 +205,8 @@ impl App {
         for (code, count) in [(200, good), (500, failures)] {
             let _ = writeln!(text, "app_requests_total{{version=\"{version}\",code=\"{code}\"}} {count}");
         }
+        let copies = self.copies.load(Ordering::Relaxed);
+        let _ = writeln!(text, "# TYPE {COPIES_TOTAL} counter\n{COPIES_TOTAL}{{version=\"{version}\"}} {copies}");
         text
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use crds::{
     Canary, MetricTemplate,
-    canary::{Metric, ThresholdRange},
+    canary::{Analysis, Metric, ThresholdRange},
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 use rollout::{Check, Failure, Reason, State};
@@ -33,14 +33,14 @@ pub struct Checked {
 /// Measures every metric of the Canary at once.
 pub async fn run(measurer: &Measurer, caches: &Caches, canary: &Canary, state: &State, now: DateTime<Utc>) -> Checked {
     let analysis = validate::analysis(&canary.spec);
-    let metrics = validate::metrics(&analysis);
+    let metrics = metrics(&analysis, state);
     let interval = validate::duration(&analysis.interval).and_then(|interval| interval.to_std().ok());
     let age = state.effective_since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
     let requests: Vec<MetricRequest> = metrics
         .iter()
         .map(|metric| MetricRequest {
             metric: metric.name.clone(),
-            source: source(caches, canary, metric),
+            source: source(caches, canary, metric, state),
             subject: subject(canary, state),
             declared_window: metric
                 .interval
@@ -52,6 +52,10 @@ pub async fn run(measurer: &Measurer, caches: &Caches, canary: &Canary, state: &
             min_requests: DEFAULT_MIN_REQUESTS,
         })
         .collect();
+    if state.mirror.is_copying() && age < measurer.shortest_window() {
+        // Copies carry no revision: those of the release before may still be in the window.
+        return Checked { check: Check::NotMade, facts: Vec::new(), trouble: None };
+    }
     let measurements = measurer.measure_all(&requests).await;
     judge(&metrics, &measurements, age >= measurer.evidence_after())
 }
@@ -66,8 +70,20 @@ fn subject(canary: &Canary, state: &State) -> Subject {
     }
 }
 
-fn source(caches: &Caches, canary: &Canary, metric: &Metric) -> Source {
+/// What is measured now: of copies, which are in no arm, the share that was answered well.
+fn metrics(analysis: &Analysis, state: &State) -> Vec<Metric> {
+    let mut metrics = validate::metrics(analysis);
+    if state.mirror.is_copying() {
+        metrics.retain(|metric| built_in(metric) == Some(BuiltIn::RequestSuccessRate));
+    }
+    metrics
+}
+
+fn source(caches: &Caches, canary: &Canary, metric: &Metric, state: &State) -> Source {
     let Some(reference) = &metric.template_ref else {
+        if state.mirror.is_copying() {
+            return Source::BuiltIn(BuiltIn::MirroredSuccessRate);
+        }
         return BuiltIn::named(&metric.name)
             .map_or_else(|| Source::Missing { name: metric.name.clone() }, Source::BuiltIn);
     };
@@ -120,7 +136,7 @@ fn facts(metric: &Metric, measurement: &Measurement) -> Vec<Fact> {
 /// What people call a metric.
 fn title(metric: &Metric) -> String {
     match built_in(metric) {
-        Some(BuiltIn::RequestSuccessRate) => "success rate".to_owned(),
+        Some(BuiltIn::RequestSuccessRate | BuiltIn::MirroredSuccessRate) => "success rate".to_owned(),
         Some(BuiltIn::RequestDuration) => "p99".to_owned(),
         None => metric.name.clone(),
     }
@@ -149,6 +165,8 @@ fn breach(metric: &Metric, value: f64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use rollout::Mirror;
+
     use super::*;
 
     fn mk_metric(name: &str, min: Option<f64>, max: Option<f64>) -> Metric {
@@ -171,6 +189,26 @@ mod tests {
         let measurements: Vec<_> =
             metrics.iter().zip(readings).map(|(metric, reading)| mk_measurement(&metric.name, reading)).collect();
         judge(&metrics, &measurements, settled).check
+    }
+
+    #[test]
+    fn of_copies_only_what_they_have_is_measured() {
+        let analysis = Analysis {
+            metrics: Some(vec![
+                mk_metric("request-success-rate", Some(99.0), None),
+                mk_metric("request-duration", None, Some(500.0)),
+            ]),
+            ..Analysis::default()
+        };
+        let names = |mirror| {
+            let state = State { mirror, ..State::default() };
+            metrics(&analysis, &state).into_iter().map(|metric| metric.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Mirror::Copying(50)), ["request-success-rate"]);
+        assert_eq!(names(Mirror::Over(50)), ["request-success-rate", "request-duration"]);
+        // Nothing to measure: the copies last until their pods have stood it for long enough.
+        assert_eq!(judge(&[], &[], true).check, Check::Passed);
+        assert_eq!(judge(&[], &[], false).check, Check::NotMade);
     }
 
     #[test]

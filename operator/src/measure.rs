@@ -154,6 +154,9 @@ pub enum BuiltIn {
     RequestSuccessRate,
     /// 99th percentile in milliseconds, interpolated inside the histogram's buckets.
     RequestDuration,
+    /// Percent of the copied requests that were answered, and not with 5xx; what [`Self::RequestSuccessRate`] is while
+    /// traffic is mirrored. Copies are in no arm, so nothing else reads them.
+    MirroredSuccessRate,
 }
 
 impl BuiltIn {
@@ -171,7 +174,7 @@ impl BuiltIn {
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::RequestSuccessRate => "%",
+            Self::RequestSuccessRate | Self::MirroredSuccessRate => "%",
             Self::RequestDuration => "ms",
         }
     }
@@ -181,7 +184,7 @@ impl BuiltIn {
     pub fn show(self, value: f64) -> String {
         match self {
             // Cut, not rounded: 99.999 % with a failure must not read as 100 %.
-            Self::RequestSuccessRate => format!("{:.2} %", (value * 100.0).floor() / 100.0),
+            Self::RequestSuccessRate | Self::MirroredSuccessRate => format!("{:.2} %", (value * 100.0).floor() / 100.0),
             Self::RequestDuration if value < 10.0 => format!("{value:.1} ms"),
             Self::RequestDuration => format!("{value:.0} ms"),
         }
@@ -244,6 +247,12 @@ impl Measurer {
         self.settings.scrape_interval * EVIDENCE_SCRAPES
     }
 
+    /// Length of the shortest window of a built-in: what is younger shares it with what was before.
+    #[must_use]
+    pub fn shortest_window(&self) -> Duration {
+        self.settings.scrape_interval * WINDOW_SCRAPES
+    }
+
     /// All of `requests` at once, in their order. Takes at most 5 s; dropping the future ends the queries.
     pub async fn measure_all(&self, requests: &[MetricRequest]) -> Vec<Measurement> {
         future::join_all(requests.iter().map(|request| self.measure(request))).await
@@ -279,6 +288,9 @@ impl Measurer {
             samples.iter().find(labelled).map(|sample| sample.value)
         };
         let Some(requests) = find(builtin::READING_REQUESTS) else {
+            if metric == BuiltIn::MirroredSuccessRate {
+                return Err(Problem::NoData(no_copies(window)));
+            }
             return Err(Problem::NoData(format!(
                 "Prometheus has no requests of revision {} in the last {}; expected traffic at the canary's weight, and \
                  the proxies scraped every {} (--scrape-interval)",
@@ -289,6 +301,9 @@ impl Measurer {
         };
         // At least one: 0/0 is NaN, and no traffic is not a broken answer.
         if requests < request.min_requests.max(1) as f64 {
+            if metric == BuiltIn::MirroredSuccessRate {
+                return Err(Problem::NoData(no_copies(window)));
+            }
             return Err(Problem::NoData(format!(
                 "{requests} requests of revision {} in the last {}; expected at least {} (a longer metrics[].interval \
                  collects more)",
@@ -371,6 +386,14 @@ impl Turns {
         };
         semaphore.acquire_owned().await
     }
+}
+
+fn no_copies(window: Duration) -> String {
+    let window = promql::duration(window);
+    format!(
+        "no copies, or too few, were answered in the last {window}; only GET, HEAD, OPTIONS and TRACE requests are copied \
+         (without analysis.mirror the release goes on)"
+    )
 }
 
 /// The window that was asked for, or the longest of the analysis interval, four scrapes and 10 s.

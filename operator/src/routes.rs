@@ -6,13 +6,19 @@
 
 use std::collections::BTreeSet;
 
-use crds::{Canary, Phase, canary::DEFAULT_MAX_AGE_SECONDS};
+use crds::{
+    Canary, CanaryStatus, Phase,
+    audience::{AudienceMatch, StringMatch},
+    canary::DEFAULT_MAX_AGE_SECONDS,
+};
 use k8s_openapi::api::{
     core::v1::Service,
     discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
 };
 use kube::ResourceExt;
-use proxy_api::v1beta1::{Affinity, Endpoint, HttpPolicy, Listener, Protocol, Route};
+use proxy_api::v1beta1::{
+    Affinity, Endpoint, HttpPolicy, Listener, Match, Mirror, NamedMatch, Protocol, Route, TextMatch, text_match::Kind,
+};
 
 use crate::{
     policy, rules,
@@ -77,6 +83,8 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         })
     };
     let listeners = listeners(&asked, listener);
+    let audience = audience(&status);
+    let weight = u32::try_from(status.canary_weight.clamp(0, 100)).unwrap_or_default();
     (!listeners.is_empty()).then(|| Route {
         uid,
         counter: u64::try_from(status.counter).unwrap_or_default(),
@@ -84,7 +92,8 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         service: name,
         canary: canary.name_any(),
         listeners,
-        weight: u32::try_from(status.canary_weight.clamp(0, 100)).unwrap_or_default(),
+        // An audience that cannot be read must not become everybody.
+        weight: if audience.is_some() { weight } else { 0 },
         stable_revision: status.stable_revision.clone().unwrap_or_default(),
         canary_revision: tested.cloned().unwrap_or_default(),
         http: Some(HttpPolicy {
@@ -94,10 +103,48 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
             retries: policy::retries(&canary.spec.service),
         }),
         affinity: affinity(canary),
-        mirror: None,
-        audience: Vec::new(),
+        mirror: mirror(&status).filter(|_| tested.is_some()),
+        audience: audience.unwrap_or_default(),
         traffic_policy: policy::traffic(&canary.spec.service),
     })
+}
+
+/// Of whose requests the weight is a share, as pinned in the journal; empty: of everybody's. None: it cannot be read.
+fn audience(status: &CanaryStatus) -> Option<Vec<Match>> {
+    let Some(pinned) = status.journal.as_ref().and_then(|journal| journal.get("audience")) else {
+        return Some(Vec::new());
+    };
+    let matches: Vec<AudienceMatch> = serde_json::from_str(pinned.get("matches")?.as_str()?).ok()?;
+    let named =
+        |(name, text): (&String, &StringMatch)| NamedMatch { name: name.clone(), value: Some(text_match(text)) };
+    let matches =
+        matches.iter().map(|one| Match { headers: one.headers.iter().map(named).collect(), ..Match::default() });
+    Some(matches.collect()).filter(|matches: &Vec<Match>| !matches.is_empty())
+}
+
+/// Patterns are for the whole value; the proxies know a prefix for paths only.
+fn text_match(text: &StringMatch) -> TextMatch {
+    let StringMatch { exact, prefix, suffix, regex } = text;
+    let kind = match (exact, prefix, suffix, regex) {
+        (Some(exact), ..) => Kind::Exact(exact.clone()),
+        (None, Some(prefix), ..) => Kind::Regex(format!("(?s){}.*", escaped(prefix))),
+        (None, None, Some(suffix), _) => Kind::Regex(format!("(?s).*{}", escaped(suffix))),
+        (None, None, None, regex) => Kind::Regex(regex.clone().unwrap_or_default()),
+    };
+    TextMatch { kind: Some(kind) }
+}
+
+/// `text` as a pattern for itself: what is neither a letter nor a digit of ASCII is escaped, which RE2's syntax takes.
+fn escaped(text: &str) -> String {
+    let escape = |c: char| (c.is_ascii() && !c.is_ascii_alphanumeric()).then_some('\\').into_iter().chain([c]);
+    text.chars().flat_map(escape).collect()
+}
+
+/// The copies that the journal asks for.
+fn mirror(status: &CanaryStatus) -> Option<Mirror> {
+    let percent = status.journal.as_ref()?.pointer("/mirror/Copying")?.as_u64()?;
+    let percent = u32::try_from(percent).ok().filter(|percent| (1..=100).contains(percent))?;
+    Some(Mirror { percent, all_methods: false })
 }
 
 /// `spec.analysis.sessionAffinity`; the proxies apply it while the weight leaves a choice.
@@ -329,6 +376,59 @@ mod tests {
         let short = Affinity { max_age_seconds: 60, ..cookie };
         assert_eq!(with(json!({ "cookieName": "sid", "maxAge": 60 })), short);
         assert_eq!(with(json!({ "headerName": "x-user" })).header, "x-user");
+    }
+
+    fn pinned(journal: Value) -> Route {
+        let mut canary = at("Progressing", 100);
+        canary.status.as_mut().expect("at gives a status").journal = Some(journal);
+        route(&canary)
+    }
+
+    #[test]
+    fn the_audience_is_the_one_that_was_pinned() {
+        let state = rollout::State {
+            audience: Some(rollout::Audience {
+                matches: json!([
+                    { "headers": { "x-beta": { "exact": "a.b" }, "x-team": { "prefix": "a.b" } } },
+                    { "headers": { "cookie": { "regex": "g=b(;.*)?" } } },
+                    { "headers": { "x-mail": { "suffix": "@x.org" } } },
+                ])
+                .to_string(),
+                iterations: 3,
+            }),
+            ..rollout::State::default()
+        };
+        let route = pinned(serde_json::to_value(state).unwrap());
+        let named =
+            |name: &str, kind| NamedMatch { name: name.to_owned(), value: Some(TextMatch { kind: Some(kind) }) };
+        let all_of = |headers| Match { headers, ..Match::default() };
+        let both =
+            [named("x-beta", Kind::Exact("a.b".to_owned())), named("x-team", Kind::Regex("(?s)a\\.b.*".to_owned()))];
+        let cookie = named("cookie", Kind::Regex("g=b(;.*)?".to_owned()));
+        let mail = named("x-mail", Kind::Regex("(?s).*\\@x\\.org".to_owned()));
+        assert_eq!(route.audience, [all_of(both.to_vec()), all_of(vec![cookie]), all_of(vec![mail])]);
+        assert_eq!(route.weight, 100);
+    }
+
+    #[test]
+    fn an_audience_that_cannot_be_read_is_nobody() {
+        for audience in [json!({ "matches": "later" }), json!({ "matches": "[]" }), json!("all"), json!({})] {
+            let route = pinned(json!({ "audience": audience }));
+            assert_eq!((route.weight, route.audience.len()), (0, 0), "{audience}");
+        }
+        assert_eq!(pinned(json!({})).weight, 100);
+    }
+
+    #[test]
+    fn copies_are_made_while_the_journal_says_so() {
+        let with = |mirror| {
+            let state = rollout::State { mirror, ..rollout::State::default() };
+            pinned(serde_json::to_value(state).unwrap()).mirror.map(|mirror| mirror.percent)
+        };
+        assert_eq!(with(rollout::Mirror::Copying(20)), Some(20));
+        for not_now in [rollout::Mirror::Off, rollout::Mirror::Due(20), rollout::Mirror::Over(20)] {
+            assert_eq!(with(not_now), None, "{not_now:?}");
+        }
     }
 
     #[test]

@@ -5,10 +5,14 @@
 
 use chrono::TimeDelta;
 use crds::canary::{Analysis, CanarySpec, Metric};
-use rollout::{Plan, verdict};
+use rollout::{Audience, Plan, verdict};
 
 /// Steps without `stepWeights` or `stepWeight` (DESIGN §4).
 const DEFAULT_STEPS: [u32; 4] = [10, 25, 50, 100];
+/// The one step of an A/B test: all of the audience.
+const AB_STEPS: [u32; 1] = [100];
+/// Percent of the requests that are copied with `analysis.mirror`, unless told otherwise: Flagger's.
+const DEFAULT_MIRROR_WEIGHT: i32 = 100;
 /// Lowest success rate in percent where `analysis.metrics` is absent.
 const DEFAULT_SUCCESS_RATE: f64 = 99.0;
 
@@ -28,11 +32,15 @@ pub struct Invalid {
 /// Names the first field that cannot be carried out; a retry helps only after the spec has changed.
 pub fn plan(spec: &CanarySpec) -> Result<Plan, Invalid> {
     let analysis = analysis(spec);
+    let audience = audience(&analysis)?;
+    let step_checks = analysis.step_checks.unwrap_or(1);
     Ok(Plan {
         steps: steps(&analysis)?,
         interval: interval("spec.analysis.interval", &analysis.interval)?,
         threshold: positive("spec.analysis.threshold", analysis.threshold)?,
-        step_checks: positive("spec.analysis.stepChecks", analysis.step_checks.unwrap_or(1))?,
+        step_checks: positive("spec.analysis.stepChecks", step_checks)?,
+        mirror_percent: mirror_percent(&analysis)?,
+        audience,
         progress_deadline: TimeDelta::seconds(i64::from(positive(
             "spec.progressDeadlineSeconds",
             spec.progress_deadline_seconds,
@@ -50,6 +58,8 @@ pub fn plan_without_analysis(spec: &CanarySpec) -> Plan {
         interval: TimeDelta::seconds(10),
         threshold: 1,
         step_checks: 1,
+        mirror_percent: 0,
+        audience: None,
         progress_deadline: TimeDelta::minutes(10),
         skip_analysis: false,
         suspended: spec.suspend,
@@ -138,7 +148,34 @@ fn positive(field: &'static str, value: i32) -> Result<u32, Invalid> {
         .ok_or_else(|| Invalid { field, expected: format!("is {value}, but must be at least 1") })
 }
 
+/// Who alone sees the canary, as it is pinned; read again by `routes`.
+fn audience(analysis: &Analysis) -> Result<Option<Audience>, Invalid> {
+    let field = "spec.analysis.match";
+    match (analysis.audience.as_deref(), analysis.iterations) {
+        (None | Some([]), None) => Ok(None),
+        (Some(matches @ [_, ..]), Some(iterations)) => {
+            let iterations = positive("spec.analysis.iterations", iterations)?;
+            let matches = serde_json::to_string(matches);
+            let matches = matches.map_err(|error| Invalid { field, expected: format!("is refused: {error}") })?;
+            Ok(Some(Audience { matches, iterations }))
+        }
+        (Some(_), None) | (None | Some([]), Some(_)) => {
+            Err(Invalid { field, expected: "and spec.analysis.iterations need each other".to_owned() })
+        }
+    }
+}
+
+fn mirror_percent(analysis: &Analysis) -> Result<u32, Invalid> {
+    if !analysis.mirror {
+        return Ok(0);
+    }
+    Ok(positive("spec.analysis.mirrorWeight", analysis.mirror_weight.unwrap_or(DEFAULT_MIRROR_WEIGHT))?.min(100))
+}
+
 fn steps(analysis: &Analysis) -> Result<Vec<u32>, Invalid> {
+    if analysis.iterations.is_some() {
+        return Ok(AB_STEPS.to_vec());
+    }
     let steps = match (&analysis.step_weights, analysis.step_weight) {
         (Some(weights), _) => {
             weights.iter().map(|weight| positive("spec.analysis.stepWeights", *weight)).collect::<Result<_, _>>()?
@@ -183,6 +220,34 @@ mod tests {
             let error = steps(&mk_analysis(Some(bad.clone()), None, None)).expect_err("must be refused");
             assert_eq!(error.field, "spec.analysis.stepWeights", "{bad:?}");
         }
+    }
+
+    fn plan_of(analysis: serde_json::Value) -> Result<Plan, Invalid> {
+        let spec = serde_json::json!({ "targetRef": { "kind": "Deployment", "name": "web" },
+            "service": { "port": 80 }, "analysis": analysis });
+        plan(&serde_json::from_value(spec).expect("a spec"))
+    }
+
+    #[test]
+    fn an_ab_test_is_one_step_for_its_audience() {
+        let testers = serde_json::json!([{ "headers": { "x-beta": { "exact": "yes" } } }]);
+        let plan = plan_of(serde_json::json!({ "match": testers, "iterations": 7 })).expect("valid");
+        let audience = plan.audience.expect("an audience");
+        assert_eq!((plan.steps, audience.iterations), (vec![100], 7));
+        let pinned: serde_json::Value = serde_json::from_str(&audience.matches).expect("JSON");
+        assert_eq!(pinned, testers);
+        for half in [serde_json::json!({ "match": testers }), serde_json::json!({ "iterations": 7 })] {
+            let error = plan_of(half).expect_err("half an A/B test");
+            assert!(error.to_string().contains("iterations"), "{error}");
+        }
+    }
+
+    #[test]
+    fn everything_is_mirrored_unless_told_otherwise() {
+        let percent = |analysis| plan_of(analysis).expect("valid").mirror_percent;
+        assert_eq!(percent(serde_json::json!({})), 0);
+        assert_eq!(percent(serde_json::json!({ "mirror": true })), 100);
+        assert_eq!(percent(serde_json::json!({ "mirror": true, "mirrorWeight": 20 })), 20);
     }
 
     fn verdict_of(analysis: serde_json::Value) -> Result<verdict::Config, Invalid> {

@@ -58,7 +58,21 @@ fn bad_fields() -> Vec<BadField> {
         ("/spec/analysis/stepWeights", json!([0, 50]), &["analysis.stepWeights", "1", "100"]),
         ("/spec/analysis/stepWeights", json!([50, 101]), &["analysis.stepWeights", "100"]),
         ("/spec/analysis/stepWeight", json!(10), &["stepWeights", "stepWeight", "not both"]),
-        ("/spec/analysis/mirror", json!(true), &["unknown field", "mirror"]),
+        ("/spec/analysis/canaryReadyThreshold", json!(50), &["unknown field", "canaryReadyThreshold"]),
+        ("/spec/analysis/mirrorWeight", json!(50), &["analysis.mirrorWeight", "analysis.mirror"]),
+        ("/spec/analysis/mirrorWeight", json!(0), &["spec.analysis.mirrorWeight"]),
+        ("/spec/analysis/iterations", json!(5), &["analysis.match", "iterations"]),
+        (
+            "/spec/analysis/match",
+            json!([{ "headers": { "x-beta": { "exact": "a", "prefix": "a" } } }]),
+            &["exactly one of exact, prefix, suffix and regex"],
+        ),
+        (
+            "/spec/analysis/match",
+            json!([{ "headers": { "x-beta": { "regex": "((" } } }]),
+            &["spec.analysis.match[0].headers", "regular expression"],
+        ),
+        ("/spec/analysis/match", json!([{ "headers": { "x beta": { "exact": "a" } } }]), &["names of header fields"]),
         ("/spec/analysis/verdict", json!({ "alpha": 0.5 }), &["analysis.verdict.alpha", "0.2"]),
         ("/spec/analysis/verdict", json!({ "mode": "perhaps" }), &["analysis.verdict.mode", "enforce"]),
         (

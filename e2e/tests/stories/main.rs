@@ -5,6 +5,7 @@
 //! cluster's network namespace before anything else, so it has its own `main`.
 
 mod adoption;
+mod audience;
 mod bad_input;
 mod budget;
 mod outages;

@@ -1,7 +1,7 @@
 //! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
 
 use crate::story::{Promise, Story};
-use crate::{adoption, bad_input, budget, outages, releases, requests, scaling, verdict};
+use crate::{adoption, audience, bad_input, budget, outages, releases, requests, scaling, verdict};
 
 macro_rules! promise {
     ($name:literal, $tell:path) => {
@@ -68,6 +68,15 @@ fn side_by_side() -> Vec<Promise> {
             requests::retries_shield_users_not_the_version
         ),
         promise!("who_saw_the_canary_keeps_it_as_the_weight_rises", requests::who_saw_the_canary_keeps_it),
+        promise!(
+            "copies_come_before_the_first_weight_and_count_for_nobody",
+            audience::copies_come_before_the_first_weight
+        ),
+        promise!(
+            "a_version_that_fails_on_copies_is_seen_by_no_client",
+            audience::what_fails_on_copies_is_seen_by_nobody
+        ),
+        promise!("an_ab_test_is_seen_by_its_audience_and_then_promoted", audience::an_ab_test_is_for_its_audience),
         promise!("no_traffic_holds", outages::no_traffic_holds),
         promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
         promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),

@@ -9,6 +9,9 @@
 //!                     Failed ──┘    (each step judged)      (adopt)      (old pods go)
 //! ```
 //!
+//! Before the first weight there may be a step whose traffic is copies ([`Mirror`]); and all weights may be shares of an
+//! [`Audience`], which is lifted in `Promoting`, at the last weight.
+//!
 //! [`State`] is exactly what the operator persists in `Canary.status`; [`Observation`] is what it read in this pass, each
 //! reading explicit about being absent; [`Decision`] is the state to persist next and the world that it wants. No
 //! evidence is never a pass. This crate holds no clock, no I/O and no Kubernetes types.
@@ -28,6 +31,6 @@ pub use observation::{
 };
 pub use plan::Plan;
 pub use reason::{Failure, Reason};
-pub use state::{Phase, Revision, State};
+pub use state::{Audience, Mirror, Phase, Revision, State};
 pub use step::{check_due_in, desired, step};
 pub use traffic::{FULL_WEIGHT, canary_size, step_label};

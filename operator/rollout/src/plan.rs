@@ -2,6 +2,8 @@
 
 use chrono::TimeDelta;
 
+use crate::state::Audience;
+
 /// How releases of one Canary are run; made by the operator's `validate` from the spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -15,6 +17,10 @@ pub struct Plan {
     pub step_checks: u32,
     /// Time that the canary's pods may lack before the release is rolled back.
     pub progress_deadline: TimeDelta,
+    /// Percent of stable's requests that are copied to the canary before the first weight, 0 to 100; 0: none are.
+    pub mirror_percent: u32,
+    /// Who alone may see the canary until it is promoted; none: everybody.
+    pub audience: Option<Audience>,
     /// Promote as soon as the canary's pods are available.
     pub skip_analysis: bool,
     /// Decide nothing: weights stay, template changes stay held.

@@ -42,6 +42,8 @@ pub enum Reason {
     WaitingForProxies,
     /// The step is being judged.
     Judging,
+    /// Copies of requests are being judged.
+    Mirroring,
     /// The metrics give no evidence either way; the sentence says which and why.
     NoEvidence(String),
     /// The verdict has no answer yet; the sentence says what it has and what it lacks.
@@ -91,6 +93,7 @@ impl Reason {
             Self::WaitingForPods(_) => "WaitingForPods",
             Self::WaitingForProxies => "WaitingForProxies",
             Self::Judging => "Judging",
+            Self::Mirroring => "Mirroring",
             Self::NoEvidence(_) => "NoEvidence",
             Self::Verdict(wait, _) => Decision::Wait(*wait).reason(),
             Self::HandingOver => "HandingOver",
@@ -138,6 +141,9 @@ impl fmt::Display for Reason {
             Self::Paused => f.write_str("paused by the annotation sluice.dev/pause; remove it to go on"),
             Self::WaitingForProxies => f.write_str("waiting until every proxy has acknowledged the weight"),
             Self::Judging => f.write_str("the step is being judged"),
+            Self::Mirroring => {
+                f.write_str("copies of requests go to the canary and are judged; no client gets its answers")
+            }
             Self::HandingOver => f.write_str("the canary serves all traffic and is handed over to the Deployment"),
             Self::OldPodsLeaving => f.write_str("the Deployment owns the judged pods; the old ones are going"),
             Self::Promoted => f.write_str("promoted: the pods that were judged serve"),

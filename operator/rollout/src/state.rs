@@ -59,6 +59,56 @@ impl fmt::Display for Revision {
     }
 }
 
+/// Who alone may see the canary during an A/B test.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Audience {
+    /// Which requests are theirs, in the operator's words; nothing here reads it.
+    pub matches: String,
+    /// Checks that must pass before everybody sees the canary, at least 1.
+    pub iterations: u32,
+}
+
+/// Copies of stable's requests for the canary, made before its first weight and answered to nobody. Each form holds the
+/// percent of the requests that is copied, 1 to 100.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mirror {
+    /// None are asked for.
+    #[default]
+    Off,
+    /// They begin when the canary has pods for them.
+    Due(u32),
+    /// They are made and judged.
+    Copying(u32),
+    /// They were good. The pods for them stay for the weights.
+    Over(u32),
+}
+
+impl Mirror {
+    /// Before the first copy.
+    pub(crate) const fn due(percent: u32) -> Self {
+        if percent == 0 { Self::Off } else { Self::Due(percent) }
+    }
+
+    /// The percent that the canary needs pods for.
+    #[must_use]
+    pub const fn percent(self) -> u32 {
+        match self {
+            Self::Off => 0,
+            Self::Due(percent) | Self::Copying(percent) | Self::Over(percent) => percent,
+        }
+    }
+
+    /// Copies are made now.
+    #[must_use]
+    pub const fn is_copying(self) -> bool {
+        matches!(self, Self::Copying(_))
+    }
+
+    const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
+}
+
 /// The journal of one Canary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct State {
@@ -73,6 +123,13 @@ pub struct State {
     pub steps: Vec<u32>,
     /// Index into `steps` of the step being reached or judged; meaningful during a release.
     pub step: usize,
+    /// Copies before the first weight, pinned when the release began.
+    #[serde(default, skip_serializing_if = "Mirror::is_off")]
+    pub mirror: Mirror,
+    /// Of whose requests `weight` is a share, pinned when the release began: an edit of the spec must not show the canary
+    /// to everybody unjudged. None: of everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Audience>,
     /// The version that serves.
     pub stable: Option<Revision>,
     /// The version under test; after a release the one last tested.
@@ -100,5 +157,10 @@ impl State {
     #[must_use]
     pub fn step_weight(&self) -> u32 {
         self.steps.get(self.step).copied().unwrap_or(FULL_WEIGHT)
+    }
+
+    /// Percent of stable's requests that the canary needs pods for at its present step.
+    pub(crate) fn load_percent(&self) -> u32 {
+        self.step_weight().max(self.weight).max(self.mirror.percent())
     }
 }

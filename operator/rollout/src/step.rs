@@ -10,7 +10,7 @@ use crate::{
     observation::{CanarySet, Check, Judgement, Native, Observation, Paused, Setup, Target, TargetView},
     plan::Plan,
     reason::{self, Failure, Reason},
-    state::{Phase, Revision, State},
+    state::{Mirror, Phase, Revision, State},
     traffic::{FULL_WEIGHT, canary_size},
     verdict::Wait,
 };
@@ -46,7 +46,7 @@ pub fn check_due_in(plan: &Plan, state: &State, now: DateTime<Utc>) -> Option<Ti
     if state.phase != Phase::Progressing || plan.suspended || plan.skip_analysis {
         return None;
     }
-    if state.weight != state.step_weight() {
+    if state.weight != state.step_weight() && !state.mirror.is_copying() {
         return None;
     }
     let start = state.effective_since?;
@@ -85,6 +85,8 @@ fn stamp(state: &State, next: &mut State, now: DateTime<Utc>) {
     let moved = next.phase != state.phase
         || next.weight != state.weight
         || next.step != state.step
+        || next.mirror != state.mirror
+        || next.audience != state.audience
         || next.stable != state.stable
         || next.canary != state.canary;
     next.counter = state.counter + u64::from(moved);
@@ -112,6 +114,7 @@ const fn is_hold(reason: &Reason) -> bool {
         | Reason::WaitingForPods(_)
         | Reason::WaitingForProxies
         | Reason::Judging
+        | Reason::Mirroring
         | Reason::HandingOver
         | Reason::OldPodsLeaving
         | Reason::Promoted
@@ -150,6 +153,8 @@ fn ended(state: &State) -> State {
     State {
         weight: 0,
         step: 0,
+        mirror: Mirror::Off,
+        audience: None,
         passed_checks: 0,
         effective_since: None,
         last_check: None,
@@ -219,6 +224,8 @@ fn started(plan: &Plan, state: &State, canary: &Revision) -> State {
         phase: Phase::Progressing,
         canary: Some(canary.clone()),
         steps: plan.steps.clone(),
+        mirror: Mirror::due(plan.mirror_percent),
+        audience: plan.audience.clone(),
         failed_checks: 0,
         reason: Reason::WaitingForPods(format!("pods of revision {canary} are being created")),
         ..ended(state)
@@ -295,23 +302,37 @@ fn progressing(
     }
     let mut next = state.clone();
     if plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary) {
-        return State { phase: Phase::Promoting, reason: Reason::HandingOver, ..next };
+        return State { phase: Phase::Promoting, mirror: Mirror::Off, reason: Reason::HandingOver, ..next };
     }
     let weight = state.step_weight();
-    let supply = supply(state, seen.canary.as_ref(), canary_size(target.replicas, weight.max(state.weight)));
+    let supply = supply(state, seen.canary.as_ref(), canary_size(target.replicas, state.load_percent()));
     if let Some(failure) = deadline(plan, &mut next, &supply, now) {
         return rolled_back(state, failure, happenings);
     }
     let hold = held_by_people(state, seen, target);
-    if state.weight != weight {
-        raise(&mut next, weight, &supply, hold, &seen.setup, happenings);
-        return next;
+    match state.mirror {
+        // Nobody asks for copies any more.
+        Mirror::Due(percent) | Mirror::Copying(percent) if plan.mirror_percent == 0 => {
+            next.mirror = Mirror::Over(percent);
+            return next;
+        }
+        Mirror::Due(percent) => {
+            if may_begin(&mut next, &supply, hold, &seen.setup) {
+                next.mirror = Mirror::Copying(percent);
+            }
+            return next;
+        }
+        Mirror::Off | Mirror::Over(_) if state.weight != weight => {
+            raise(&mut next, weight, &supply, hold, &seen.setup, happenings);
+            return next;
+        }
+        Mirror::Off | Mirror::Over(_) | Mirror::Copying(_) => {}
     }
     if state.effective_since.is_none() {
         if seen.route.acknowledged {
             next.effective_since = Some(now);
         }
-        next.reason = hold.unwrap_or(if seen.route.acknowledged { Reason::Judging } else { Reason::WaitingForProxies });
+        next.reason = hold.unwrap_or(if seen.route.acknowledged { judging(state) } else { Reason::WaitingForProxies });
         return next;
     }
     judge(plan, next, seen, &supply, hold, now, happenings)
@@ -324,7 +345,12 @@ fn held_by_people(state: &State, seen: &Observation, target: &TargetView) -> Opt
     (seen.verbs.pause.is_some() && seen.verbs.pause == state.canary).then_some(Reason::Paused)
 }
 
-/// The canary gets pods before it gets weight.
+/// What is being judged.
+const fn judging(state: &State) -> Reason {
+    if state.mirror.is_copying() { Reason::Mirroring } else { Reason::Judging }
+}
+
+/// The canary gets pods before it gets weight. Whether it has got it.
 fn raise(
     next: &mut State,
     weight: u32,
@@ -332,7 +358,17 @@ fn raise(
     hold: Option<Reason>,
     setup: &Setup,
     happenings: &mut Vec<Happening>,
-) {
+) -> bool {
+    let begins = may_begin(next, supply, hold, setup);
+    if begins {
+        next.weight = weight;
+        happenings.push(Happening::Weight(weight));
+    }
+    begins
+}
+
+/// Whether other traffic may be given to the canary now; then the clocks start anew, else the reason says what is awaited.
+fn may_begin(next: &mut State, supply: &Supply, hold: Option<Reason>, setup: &Setup) -> bool {
     let wait = match setup {
         _ if hold.is_some() => hold,
         Setup::Refused(why) => Some(Reason::Refused(why.clone())),
@@ -341,14 +377,13 @@ fn raise(
     };
     if let Some(reason) = wait {
         next.reason = reason;
-        return;
+        return false;
     }
-    next.weight = weight;
     next.passed_checks = 0;
     next.effective_since = None;
     next.last_check = None;
     next.reason = Reason::WaitingForProxies;
-    happenings.push(Happening::Weight(weight));
+    true
 }
 
 /// What a release under way does before anything else: gives way, stands still, or ends.
@@ -387,23 +422,24 @@ fn judge(
     now: DateTime<Utc>,
     happenings: &mut Vec<Happening>,
 ) -> State {
+    let enough = next.audience.as_ref().map_or(plan.step_checks, |audience| audience.iterations);
     match &seen.check {
         Check::NotMade => {}
         Check::NoEvidence(reason) => next.reason = reason.clone(),
         Check::Passed => {
             // Enough have passed and the verdict is open: one more is nothing to write down, and the next one is due
             // whenever the verdict may have changed.
-            let waits = next.passed_checks >= plan.step_checks && matches!(seen.judgement, Judgement::Open(_));
+            let waits = next.passed_checks >= enough && matches!(seen.judgement, Judgement::Open(_));
             if !waits {
                 next.last_check = Some(now);
             }
-            next.passed_checks = next.passed_checks.saturating_add(1).min(plan.step_checks);
-            next.reason = Reason::Judging;
+            next.passed_checks = next.passed_checks.saturating_add(1).min(enough);
+            next.reason = judging(&next);
         }
         Check::Failed(failure) => {
             next.last_check = Some(now);
             next.failed_checks = next.failed_checks.saturating_add(1);
-            next.reason = Reason::Judging;
+            next.reason = judging(&next);
             if next.failed_checks >= plan.threshold {
                 return rolled_back(&next, failure.clone(), happenings);
             }
@@ -416,13 +452,13 @@ fn judge(
         next.reason = Reason::WaitingForPods(supply.sentence.clone());
     } else if let Some(open) = open(seen, &next) {
         next.reason = open;
-    } else if seen.check == Check::Passed && next.passed_checks >= plan.step_checks {
+    } else if seen.check == Check::Passed && next.passed_checks >= enough {
         if let Judgement::Fine(ground, sentence) = &seen.judgement {
             happenings.push(Happening::Shown { ground: *ground, sentence: sentence.clone() });
         }
         return next_step(next);
     } else if is_released_hold(&next.reason) {
-        next.reason = Reason::Judging;
+        next.reason = judging(&next);
     }
     next
 }
@@ -459,9 +495,13 @@ const fn is_released_hold(reason: &Reason) -> bool {
 }
 
 fn next_step(mut next: State) -> State {
-    next.step += 1;
     next.passed_checks = 0;
     next.last_check = None;
+    if let Mirror::Copying(percent) = next.mirror {
+        next.mirror = Mirror::Over(percent);
+        return next;
+    }
+    next.step += 1;
     if next.step >= next.steps.len() {
         next.phase = Phase::Promoting;
         next.reason = Reason::HandingOver;
@@ -480,6 +520,7 @@ fn promoting(
     if seen.canary.as_ref().is_some_and(|set| set.adopted) {
         return State {
             phase: Phase::Finalising,
+            audience: None,
             stable: state.canary.clone(),
             lacking_since: None,
             reason: Reason::OldPodsLeaving,
@@ -495,8 +536,10 @@ fn promoting(
         return rolled_back(state, failure, happenings);
     }
     let hold = held_by_people(state, seen, target);
-    if state.weight != FULL_WEIGHT {
-        raise(&mut next, FULL_WEIGHT, &supply, hold, &seen.setup, happenings);
+    if state.weight != FULL_WEIGHT || state.audience.is_some() {
+        if raise(&mut next, FULL_WEIGHT, &supply, hold, &seen.setup, happenings) {
+            next.audience = None;
+        }
         return next;
     }
     if state.effective_since.is_none() && seen.route.acknowledged {
@@ -582,10 +625,7 @@ fn desired_canary(
 ) -> CanaryPods {
     let fresh = next.counter == state.counter;
     match next.phase {
-        Phase::Progressing => {
-            let weight = next.step_weight().max(next.weight);
-            CanaryPods::Size(canary_size(target.replicas, weight))
-        }
+        Phase::Progressing => CanaryPods::Size(canary_size(target.replicas, next.load_percent())),
         Phase::Promoting => adoption(next, seen, target, fresh, now).unwrap_or(CanaryPods::Size(target.replicas)),
         Phase::Finalising => CanaryPods::Keep,
         Phase::Initializing
@@ -609,9 +649,9 @@ fn adoption(
 ) -> Option<CanaryPods> {
     let set = seen.canary.as_ref()?;
     let people_hold = held_by_people(next, seen, target).is_some() || next.reason == Reason::Suspended;
+    let everybodys = next.weight == FULL_WEIGHT && next.audience.is_none();
     // Acknowledged: further ports of the Service have left the pods that are about to go.
-    if !fresh || !seen.route.acknowledged || next.weight != FULL_WEIGHT || next.effective_since.is_none() || people_hold
-    {
+    if !fresh || !seen.route.acknowledged || !everybodys || next.effective_since.is_none() || people_hold {
         return None;
     }
     let lacking_long = next.lacking_since.is_some_and(|since| now - since >= ADOPT_EXACT_FOR);

@@ -13,15 +13,22 @@ pub fn canary_size(replicas: u32, weight: u32) -> u32 {
     u32::try_from(share.div_ceil(u64::from(FULL_WEIGHT))).unwrap_or(u32::MAX).max(1)
 }
 
-/// `2/4` while the second of four steps is reached or judged; empty when no release runs.
+/// `2/4` while the second of four steps is reached or judged, `2/10 match` while the second of ten iterations is, which
+/// only requests that match see, and `mirror` while copies are judged; empty when no release runs.
 #[must_use]
 pub fn step_label(state: &State) -> String {
-    if state.phase.is_release() {
-        let step = (state.step + 1).min(state.steps.len());
-        format!("{step}/{}", state.steps.len())
-    } else {
-        String::new()
+    if !state.phase.is_release() {
+        return String::new();
     }
+    if state.mirror.is_copying() {
+        return "mirror".to_owned();
+    }
+    if let Some(audience) = &state.audience {
+        let iteration = state.passed_checks.saturating_add(1).min(audience.iterations);
+        return format!("{iteration}/{} match", audience.iterations);
+    }
+    let step = (state.step + 1).min(state.steps.len());
+    format!("{step}/{}", state.steps.len())
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ fn plan() -> Plan {
         threshold: 2,
         step_checks: 1,
         progress_deadline: TimeDelta::hours(1),
+        mirror_percent: 0,
+        audience: None,
         skip_analysis: false,
         suspended: false,
     }

@@ -40,6 +40,15 @@ pub(super) fn query(metric: BuiltIn, subject: &Subject, window: Duration, scrape
             // Failures are subtracted from all: a version that answers nothing but 5xx reads 0 %, not nothing.
             (format!("100 - 100 * (sum({failed}) or vector(0)) / sum({all})"), format!("sum({all})"))
         }
+        BuiltIn::MirroredSuccessRate => {
+            let copies = |result: &str| {
+                let result = format!("{}=~{}", series::LABEL_RESULT, promql::literal(result));
+                let copies = copies(subject, &result);
+                format!("sum({})", requests_since(&copies, window, scrape_interval * BASELINE_SCRAPES))
+            };
+            let (all, failed) = (copies("answered|failed"), copies("failed"));
+            (format!("100 - 100 * ({failed} or vector(0)) / {all}"), all)
+        }
         BuiltIn::RequestDuration => {
             let buckets = since(&format!("{}_bucket", series::REQUEST_DURATION_SECONDS), "");
             let count = since(&format!("{}_count", series::REQUEST_DURATION_SECONDS), "");
@@ -63,6 +72,17 @@ fn requests_since(selector: &str, window: Duration, guard: Duration) -> String {
          or ({last} - min_over_time({selector}[{window}])) \
          and present_over_time({selector}[{RESUMED_LOOKBACK}] offset {window}) \
          or {last})"
+    )
+}
+
+/// Copies know no revision: the window reaches back to the first of this release at most.
+fn copies(subject: &Subject, matcher: &str) -> String {
+    let (namespace, canary) = (promql::literal(&subject.namespace), promql::literal(&subject.name));
+    format!(
+        "{}{{{}={namespace},{}={canary},{matcher}}}",
+        series::MIRRORED_REQUESTS_TOTAL,
+        series::LABEL_NAMESPACE,
+        series::LABEL_CANARY
     )
 }
 

@@ -12,7 +12,7 @@ pub(super) fn mk_measurer(metrics_server: String) -> Measurer {
 
 pub(super) fn mk_request(source: Source) -> MetricRequest {
     let metric = match &source {
-        Source::BuiltIn(BuiltIn::RequestSuccessRate) => "request-success-rate",
+        Source::BuiltIn(BuiltIn::RequestSuccessRate | BuiltIn::MirroredSuccessRate) => "request-success-rate",
         Source::BuiltIn(BuiltIn::RequestDuration) => "request-duration",
         Source::Template { .. } | Source::Missing { .. } => "errors",
     };
