@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rollout::verdict::{Arm, ArmCounters, Buckets, Circumstances, Decision, Delta, Engine, Report, Second, Wait};
 
-use crate::catalogue::{Cell, EFFECTS, LATE, NULLS, ODD_PODS, RATES, edges, held, late, rollout};
+use crate::catalogue::{CONSTANT, Cell, EFFECTS, LATE, NULLS, Named, ODD_PODS, RATES, edges, held, late, rollout};
 use crate::results::{Results, Summary};
 use crate::run::{Judge, prepared};
 use crate::world::{Traffic, World};
@@ -62,7 +62,7 @@ pub(crate) fn bars(results: &Results, buckets: &Buckets) -> Vec<Bar> {
 }
 
 fn name(world: World) -> &'static str {
-    let all = EFFECTS.into_iter().chain(NULLS).chain(edges()).chain(ODD_PODS);
+    let all = EFFECTS.into_iter().chain(NULLS).chain([CONSTANT]).chain(edges()).chain(ODD_PODS);
     all.into_iter().find(|(_, w)| *w == world).map_or("", |(name, _)| name)
 }
 
@@ -123,6 +123,7 @@ fn nulls(judge: Judge) -> impl Iterator<Item = Cell> {
 }
 
 fn false_rollback_bars(results: &Results) -> Vec<Bar> {
+    let constant = || RATES.into_iter().map(|rps| rollout(CONSTANT.1, rps, Judge::Engine));
     let on_edge = || RATES.into_iter().flat_map(|rps| edges().map(|(_, world)| rollout(world, rps, Judge::Engine)));
     let incidents = || RATES.into_iter().map(|rps| rollout(NULLS[3].1, rps, Judge::Engine));
     [
@@ -133,6 +134,7 @@ fn false_rollback_bars(results: &Results) -> Vec<Bar> {
             results,
         ),
         worst("B7", "false rollbacks ≤ 5 per 1,000 on the margins' edges", on_edge(), results),
+        worst("B7", "the same with constant latency", constant(), results),
         worst("B8", "shared incidents: ≤ 5 per 1,000", incidents(), results),
     ]
     .into_iter()
@@ -157,17 +159,18 @@ fn catch_bars(results: &Results) -> Vec<Bar> {
 }
 
 fn duration_bars(results: &Results) -> Vec<Bar> {
-    let bar = |(rps, limit): (u32, f64)| {
-        let summary = some(results.of(rollout(NULLS[0].1, rps, Judge::Engine)))?;
+    let bar = |((name, world), (rps, limit)): (Named, (u32, f64))| {
+        let summary = some(results.of(rollout(world, rps, Judge::Engine)))?;
         let median = summary.end_s(0.5);
         Some(Bar {
             id: "B11",
-            demand: format!("a healthy rollout at {rps} rps takes ≤ {limit} s"),
+            demand: format!("a healthy rollout ({name}) at {rps} rps takes ≤ {limit} s"),
             seen: format!("median {} s, p90 {} s", seconds(median), seconds(summary.end_s(0.9))),
             passed: median.is_some_and(|m| m <= limit),
         })
     };
-    [(1, 1_200.0), (10, 900.0), (100, 190.0), (1000, 190.0)].into_iter().filter_map(bar).collect()
+    let limits = [(1, 1_200.0), (10, 900.0), (100, 190.0), (1000, 190.0)];
+    [NULLS[0], CONSTANT].into_iter().flat_map(|named| limits.map(|limit| (named, limit))).filter_map(bar).collect()
 }
 
 fn late_bars(results: &Results) -> Vec<Bar> {

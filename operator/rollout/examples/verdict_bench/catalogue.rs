@@ -44,6 +44,9 @@ pub(crate) const NULLS: [Named; 7] = [
     ("odd canary pod", World::disturbed(0.001, Disturbance::OddCanary { odds: 0.2, latency: 0.03 })),
 ];
 
+/// Healthy, and every request takes the same time.
+pub(crate) const CONSTANT: Named = ("constant latency", World::disturbed(0.001, Disturbance::ConstantLatency));
+
 /// Canaries exactly on the tolerated margin.
 pub(crate) fn edges() -> [Named; 3] {
     [
@@ -141,6 +144,7 @@ fn false_rollbacks() -> Vec<(Cell, u32)> {
             }
         }
         out.extend(edges().map(|(_, world)| (rollout(world, rps, Judge::Engine), 1_000)));
+        out.push((rollout(CONSTANT.1, rps, Judge::Engine), if rps == 1000 { 200 } else { 400 }));
     }
     out
 }
@@ -159,6 +163,7 @@ pub(crate) fn reduced() -> Vec<(Cell, u32)> {
         out.extend(NULLS.map(|(_, world)| (rollout(world, rps, Judge::Engine), 8)));
         out.extend(edges().map(|(_, world)| (rollout(world, rps, Judge::Engine), 8)));
     }
+    out.extend([10, 100].map(|rps| (rollout(CONSTANT.1, rps, Judge::Engine), 8)));
     out.extend(NULLS.map(|(_, world)| (rollout(world, 100, Judge::Restarted), 8)));
     for world in effects(&[0, 1, 4]) {
         out.extend([100, 1000].map(|rps| (rollout(world, rps, Judge::Engine), 10)));

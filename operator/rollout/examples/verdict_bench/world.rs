@@ -15,6 +15,8 @@ pub(crate) const STABLE_PODS: usize = 4;
 const CANARY: usize = STABLE_PODS;
 const MEDIAN_MS: f64 = 100.0;
 const SIGMA: f64 = 0.6;
+/// The same where latency is constant: all of it lies in two buckets.
+const CONSTANT_SIGMA: f64 = 0.01;
 /// Flagger's latency limit in the comparisons.
 pub(crate) const LIMIT_MS: f64 = 500.0;
 
@@ -38,6 +40,8 @@ pub(crate) enum Disturbance {
         odds: f64,
         latency: f64,
     },
+    /// Every request takes as long as the others: a cache, a queue, a service that only waits.
+    ConstantLatency,
 }
 
 /// Errors and latency of both arms.
@@ -95,8 +99,8 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(buckets: &Buckets, factor: f64) -> Self {
-        let share_below = |ms: f64| normal_below((ms / (MEDIAN_MS * factor)).ln() / SIGMA);
+    fn new(buckets: &Buckets, factor: f64, sigma: f64) -> Self {
+        let share_below = |ms: f64| normal_below((ms / (MEDIAN_MS * factor)).ln() / sigma);
         let all: Vec<f64> = (1..buckets.count() as u32).map(|i| share_below(buckets.lower_ms(i))).collect();
         let first = all.partition_point(|p| *p < 1e-7);
         let end = all.partition_point(|p| *p < 1.0 - 1e-7);
@@ -220,7 +224,8 @@ impl Traffic {
             Disturbance::None
             | Disturbance::ColdStart
             | Disturbance::OddCanary { .. }
-            | Disturbance::OddPods { .. } => {}
+            | Disturbance::OddPods { .. }
+            | Disturbance::ConstantLatency => {}
         }
     }
 
@@ -249,7 +254,10 @@ impl Traffic {
         if self.shapes.len() > 64 {
             self.shapes.clear();
         }
-        Rc::clone(self.shapes.entry(factor.to_bits()).or_insert_with(|| Rc::new(Shape::new(&self.buckets, factor))))
+        let constant = self.world.disturbance == Disturbance::ConstantLatency;
+        let sigma = if constant { CONSTANT_SIGMA } else { SIGMA };
+        let shape = || Rc::new(Shape::new(&self.buckets, factor, sigma));
+        Rc::clone(self.shapes.entry(factor.to_bits()).or_insert_with(shape))
     }
 
     fn serve(&mut self, pod: usize, mean: f64, delta: &mut Delta) {

@@ -28,6 +28,20 @@ pub(crate) struct Cut {
     pub(crate) canary: u32,
 }
 
+/// A bound near a quantile, and how far one may go from it in search of a finer margin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Near {
+    pub(crate) at: u32,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+impl Near {
+    /// No bound at all: its pair says nothing.
+    pub(crate) const NOWHERE: Self = Self { at: u32::MAX, from: 1, to: 0 };
+}
+
 impl Buckets {
     /// Bucket `i` holds latencies from `lower_ms[i]` up to `lower_ms[i + 1]`, the last one everything above.
     ///
@@ -101,22 +115,55 @@ impl Buckets {
         (total > 0.0).then_some(best)
     }
 
-    /// The pair of bounds for stable's quantile at bound `near`, when slowness up to `ratio` and `least_ms` is
-    /// tolerated: among the bounds around that bucket, the pair that tolerates least.
-    pub(crate) fn cut(&self, near: u32, ratio: f64, least_ms: f64) -> Cut {
-        let last = self.lower_ms.len() as u32 - 1;
-        let candidates = near.saturating_sub(1).max(1)..=(near + 1).min(last);
-        let pair = |stable: u32| {
-            let u = self.lower_ms(stable);
-            Cut { stable, canary: self.at_or_above((u * ratio).max(u + least_ms)) }
-        };
+    /// The pair of bounds when stable is slow from bucket `stable` on, and slowness up to `ratio` and `least_ms` is
+    /// tolerated. The canary's may be the number of buckets: no bound is high enough.
+    pub(crate) fn pair(&self, stable: u32, ratio: f64, least_ms: f64) -> Cut {
+        let u = self.lower_ms(stable);
+        Cut { stable, canary: self.at_or_above((u * ratio).max(u + least_ms)) }
+    }
+
+    /// Of the pairs around a quantile, the one that tolerates least. Without any, a pair above which no request lies: it
+    /// says nothing in either direction.
+    pub(crate) fn cut(&self, near: Near, ratio: f64, least_ms: f64) -> Cut {
+        let width = self.lower_ms.len() as u32;
         // In whole percent: bounds that differ only by rounding are equal, and the nearer one is taken.
         let tolerated = |cut: &Cut| (100.0 * self.lower_ms(cut.canary) / self.lower_ms(cut.stable).max(1e-3)).round();
-        let nearness = |cut: &Cut| cut.stable.abs_diff(near);
-        candidates
-            .map(pair)
-            .filter(|cut| cut.canary <= last)
+        let nearness = |cut: &Cut| cut.stable.abs_diff(near.at);
+        (near.from..=near.to)
+            .map(|stable| self.pair(stable, ratio, least_ms))
+            .filter(|cut| cut.canary < width)
             .min_by(|a, b| tolerated(a).total_cmp(&tolerated(b)).then(nearness(a).cmp(&nearness(b))))
-            .unwrap_or_else(|| pair(near.min(last)))
+            .unwrap_or(Cut { stable: width, canary: width })
     }
+
+    /// The bound that is nearest to `at_share` of `counts` above it, among those that `fits` takes; of its two
+    /// neighbours those that `fits` takes as well. `None` where none does.
+    ///
+    /// Bounds with the same share above them span a gap: `lower` takes its lower end, else its upper one.
+    pub(crate) fn near(&self, shares: &[f64], at_share: f64, lower: bool, fits: impl Fn(u32) -> bool) -> Option<Near> {
+        let ends_gap = |bound: usize| {
+            let beyond = if lower { bound.checked_sub(1) } else { Some(bound + 1) };
+            beyond.is_none_or(|beyond| shares.get(beyond) != Some(&shares[bound]))
+        };
+        let off = |bound: u32| (shares[bound as usize] - at_share).abs();
+        let bounds = (0..self.lower_ms.len()).filter(|bound| ends_gap(*bound)).map(|bound| bound as u32);
+        let at = bounds.filter(|bound| fits(*bound)).min_by(|a, b| off(*a).total_cmp(&off(*b)))?;
+        let last = self.lower_ms.len() as u32 - 1;
+        let neighbour = |bound: u32| if bound > 0 && fits(bound) { bound } else { at };
+        Some(Near { at, from: neighbour(at.saturating_sub(1)), to: neighbour((at + 1).min(last)) })
+    }
+}
+
+/// The share of `counts` from each bucket on; 1 for the lowest. Zeros if nothing was counted.
+pub(crate) fn shares_from(counts: &[u64]) -> Vec<f64> {
+    let total = counts.iter().sum::<u64>().max(1) as f64;
+    let mut above = counts.iter().sum::<u64>();
+    counts
+        .iter()
+        .map(|count| {
+            let share = above as f64 / total;
+            above -= count;
+            share
+        })
+        .collect()
 }

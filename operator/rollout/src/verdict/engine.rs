@@ -57,7 +57,7 @@ impl Journal {
     }
 }
 
-const JOURNAL_VERSION: u32 = 1;
+const JOURNAL_VERSION: u32 = 2;
 /// A longer silence of the caller is a jump of its clock.
 const LONGEST_SECOND_MS: u64 = 10_000;
 /// Seconds for which a step does not advance after bad input.

@@ -214,15 +214,18 @@ impl History {
         }
     }
 
-    /// The bounds nearest to stable's quantiles, if enough was seen.
-    pub(crate) fn quantiles(&self) -> Option<[u32; QUANTILES.len()]> {
+    /// Stable's latencies as counts per bucket, if enough was seen.
+    pub(crate) fn latencies(&self) -> Option<Vec<u64>> {
         let mut counts = vec![0; self.buckets.count()];
         for minute in &self.ring {
             counts.iter_mut().zip(&minute.latency).for_each(|(sum, count)| *sum += count);
         }
-        if counts.iter().sum::<u64>() < ENOUGH {
-            return None;
-        }
+        (counts.iter().sum::<u64>() >= ENOUGH).then_some(counts)
+    }
+
+    /// The bounds nearest to stable's quantiles, if enough was seen.
+    fn quantiles(&self) -> Option<[u32; QUANTILES.len()]> {
+        let counts = self.latencies()?;
         let mut out = [0; QUANTILES.len()];
         for (q, out) in QUANTILES.iter().zip(&mut out) {
             *out = self.buckets.bound(&counts, *q)?;

@@ -3,6 +3,7 @@
 mod hostile;
 mod input;
 mod known;
+mod narrow;
 mod steps;
 
 use super::*;

@@ -15,7 +15,7 @@ use super::config::{
     STRATUM_S,
 };
 use super::counters::Delta;
-use super::cuts::Cuts;
+use super::cuts::{Cuts, Thresholds};
 use super::engine::Circumstances;
 use super::evidence::{Evidence, add};
 use super::history::History;
@@ -190,18 +190,14 @@ impl Trial {
         self.split_fault = 0.0;
         self.discard_open();
         self.margins = Margins::new(config, &self.spread, now.canary_pods);
-        let near = self.cuts.map(|c| c.near).or_else(|| history.quantiles());
-        self.set_cuts(near, config, buckets, history);
+        self.set_cuts(config, buckets, history);
     }
 
-    fn set_cuts(
-        &mut self,
-        near: Option<[u32; QUANTILES.len()]>,
-        config: &Config,
-        buckets: &Buckets,
-        history: &mut History,
-    ) {
-        let Some(near) = near else { return };
+    /// Thresholds once set stay; the margins around them may change.
+    fn set_cuts(&mut self, config: &Config, buckets: &Buckets, history: &mut History) {
+        let known = self.cuts.map(|c| c.near);
+        let first = || history.latencies().map(|counts| Thresholds::new(&counts, config, buckets));
+        let Some(near) = known.or_else(first) else { return };
         let cuts = Cuts::new(near, &self.margins, config, buckets);
         history.keep(cuts.slow.map(|c| c.stable));
         self.cuts = Some(cuts);
@@ -283,7 +279,7 @@ impl Trial {
         }
         self.open = Open { since: self.second, ..Open::default() };
         if self.cuts.is_none() {
-            self.set_cuts(history.quantiles(), config, buckets, history);
+            self.set_cuts(config, buckets, history);
         }
     }
 
@@ -414,10 +410,7 @@ impl Trial {
 
     /// Whether numbers that came from outside can be used.
     pub(crate) fn is_sound(&self, buckets: &Buckets) -> bool {
-        let width = buckets.count() as u32;
-        let cuts =
-            self.cuts.iter().flat_map(|c| c.slow.iter().chain(&c.fast)).all(|c| c.stable <= width && c.canary <= width);
-        let near = self.cuts.iter().flat_map(|c| c.near).all(|bucket| bucket <= width);
+        let cuts = self.cuts.iter().all(|cuts| cuts.is_sound(buckets));
         let Margins { error_odds, slo_odds, latency } = &self.margins;
         let margins = [error_odds, slo_odds].into_iter().chain(latency).all(|m| (1.0..=100.0).contains(m));
         let Spread { pods: _, odds, latency } = &self.spread;
@@ -430,7 +423,6 @@ impl Trial {
         self.alone.is_sound()
             && times
             && cuts
-            && near
             && margins
             && spread
             && logs
