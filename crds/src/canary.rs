@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::audience::AudienceMatch;
+use crate::names::TARGET_NAME_MAX;
 use crate::rules::HttpRule;
 use crate::traffic::Retries;
 use crate::traffic_policy::TrafficPolicy;
@@ -30,6 +31,7 @@ use crate::verdict::{Verdict, VerdictStatus};
     status = "CanaryStatus",
     derive = "PartialEq",
     doc = "Progressive delivery for one Deployment behind one Service.",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: it is the value of the label sluice.dev/canary on what is made for this Canary"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Weight", type_ = "integer", json_path = ".status.canaryWeight"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
@@ -42,6 +44,7 @@ use crate::verdict::{Verdict, VerdictStatus};
     printcolumn(name = "Canary", type_ = "string", json_path = ".status.canaryRevision", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1)
 )]
+#[x_kube(validation = Rule::new("has(self.service.name) || self.targetRef.name.size() <= 63").message("service.name is needed: the target's name is too long to be a Service's, which has at most 63 characters"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CanarySpec {
     /// The Deployment whose template changes are released step by step.
@@ -76,7 +79,7 @@ pub struct TargetRef {
     #[x_kube(validation = Rule::new("self == 'Deployment'").message("targetRef.kind must be Deployment"))]
     pub kind: String,
     /// Name of the Deployment.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = TARGET_NAME_MAX))]
     pub name: String,
 }
 
@@ -86,7 +89,7 @@ pub struct TargetRef {
 pub struct CanaryService {
     /// Name of the Service; the target's name if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 55), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: Option<String>,
     /// The port of the Service whose traffic is split. Every other TCP port goes to the stable pods.
     #[schemars(range(min = 1, max = 65_535))]

@@ -62,9 +62,80 @@ pub const PRIMARY_SUFFIX: &str = "-primary";
 /// Suffix of the Service that selects the canary pods.
 pub const CANARY_SUFFIX: &str = "-canary";
 
+/// Longest label value and longest name of a Service (RFC 1123 label, Kubernetes "Object Names and IDs").
+pub const LABEL_MAX: usize = 63;
+/// Longest name of a target: its ReplicaSets are named `<target>-<hash>`, the hash has at most 10 characters, and an
+/// object's name at most 253.
+pub const TARGET_NAME_MAX: u32 = 242;
+
+/// Name of the Service of one arm: `<service><suffix>`. Where that is longer than a Service's name may be, the middle
+/// gives way to a hash of the whole, so that two long names with one beginning stay apart.
+#[must_use]
+pub fn arm_service(service: &str, suffix: &str) -> String {
+    if service.len() + suffix.len() <= LABEL_MAX {
+        return format!("{service}{suffix}");
+    }
+    let hash = format!("{:08x}", fnv1a(service));
+    let room = LABEL_MAX.saturating_sub(suffix.len() + hash.len() + 1);
+    let beginning: String = service.chars().take(room).collect();
+    format!("{}-{hash}{suffix}", beginning.trim_end_matches('-'))
+}
+
+/// FNV-1a, 32 bits: stable for ever, which the standard library's hashers do not promise.
+fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 /// Headless Service by which proxies find every operator replica.
 pub const OPERATOR_SERVICE: &str = "sluice-operator";
 /// Namespace of the operator, as the chart installs it.
 pub const SYSTEM_NAMESPACE: &str = "sluice-system";
 /// Lease of the leader.
 pub const LEASE: &str = "sluice-operator";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Service's name of `length` characters that begins with `start`.
+    fn mk_name(start: &str, length: usize) -> String {
+        let name = format!("{start}{}", "x".repeat(length - start.len()));
+        assert_eq!(name.len(), length);
+        name
+    }
+
+    #[test]
+    fn names_that_fit_are_not_touched() {
+        assert_eq!(arm_service("web", PRIMARY_SUFFIX), "web-primary");
+        let longest = mk_name("web", LABEL_MAX - PRIMARY_SUFFIX.len());
+        assert_eq!(longest.len(), 55);
+        assert_eq!(arm_service(&longest, PRIMARY_SUFFIX), format!("{longest}-primary"));
+    }
+
+    #[test]
+    fn longer_names_are_cut_and_stay_apart() {
+        for length in [52, 55, 56, 57, 62, 63] {
+            let service = mk_name("web", length);
+            let names = [PRIMARY_SUFFIX, CANARY_SUFFIX].map(|suffix| arm_service(&service, suffix));
+            for (name, suffix) in names.iter().zip([PRIMARY_SUFFIX, CANARY_SUFFIX]) {
+                assert!(name.len() <= LABEL_MAX && name.ends_with(suffix) && name.starts_with("webx"), "{name}");
+                assert_ne!(*name, service);
+            }
+            assert_ne!(names[0], names[1]);
+        }
+        let (one, other) = (format!("{}a", mk_name("web", 62)), format!("{}b", mk_name("web", 62)));
+        assert_ne!(arm_service(&one, PRIMARY_SUFFIX), arm_service(&other, PRIMARY_SUFFIX));
+        // As it was given out once, so it stays.
+        assert_eq!(
+            arm_service(&one, PRIMARY_SUFFIX),
+            "webxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-8417b306-primary"
+        );
+    }
+
+    #[test]
+    fn a_cut_does_not_leave_two_hyphens() {
+        let service = format!("{}--------{}", "a".repeat(40), "b".repeat(15));
+        let name = arm_service(&service, PRIMARY_SUFFIX);
+        assert!(name.len() <= LABEL_MAX && !name.contains("--"), "{name}");
+    }
+}

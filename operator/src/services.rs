@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 
 use crds::{
     Canary,
-    names::{ANNOTATION_SELECTOR, ANNOTATION_TARGET_PORTS, CANARY_SUFFIX, POOL_DEFAULT, POOL_LABEL, PRIMARY_SUFFIX},
+    names::{
+        ANNOTATION_SELECTOR, ANNOTATION_TARGET_PORTS, CANARY_SUFFIX, POOL_DEFAULT, POOL_LABEL, PRIMARY_SUFFIX,
+        arm_service,
+    },
 };
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort},
@@ -67,13 +70,13 @@ pub fn service_name(canary: &Canary) -> &str {
 /// Name of the Service that selects the stable pods.
 #[must_use]
 pub fn primary_name(canary: &Canary) -> String {
-    format!("{}{PRIMARY_SUFFIX}", service_name(canary))
+    arm_service(service_name(canary), PRIMARY_SUFFIX)
 }
 
 /// Name of the Service that selects the canary pods.
 #[must_use]
 pub fn canary_name(canary: &Canary) -> String {
-    format!("{}{CANARY_SUFFIX}", service_name(canary))
+    arm_service(service_name(canary), CANARY_SUFFIX)
 }
 
 /// What the user wants: from the notes of the route policy where they speak, else from the spec.

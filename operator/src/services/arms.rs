@@ -139,7 +139,7 @@ fn build(
             labels: Some(BTreeMap::from([
                 label("app.kubernetes.io/managed-by", FIELD_MANAGER),
                 label(ARM_LABEL, arm),
-                label(CANARY_LABEL, &label_value(&canary.name_any())),
+                label(CANARY_LABEL, &canary.name_any()),
             ])),
             owner_references: canary.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
@@ -147,12 +147,6 @@ fn build(
         spec: Some(ServiceSpec { selector: Some(selector), ports: Some(ports), ..ServiceSpec::default() }),
         ..Service::default()
     }
-}
-
-/// A label's value has at most 63 characters and ends in a letter or digit; an object's name may be longer.
-fn label_value(name: &str) -> String {
-    let cut: String = name.chars().take(63).collect();
-    cut.trim_end_matches(['-', '.']).to_owned()
 }
 
 /// Sees to one arm's Service; `seen` is the cached object of that name. True if it was written.

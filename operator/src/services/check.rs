@@ -8,9 +8,6 @@ use kube::ResourceExt;
 
 use super::{Asked, TCP, asked};
 
-/// Longest name of a Service: `-primary` is added, and a Service's name has at most 63 characters.
-const NAME_MAX: usize = 55;
-
 /// Why the Service cannot be routed for this Canary; `pod_labels` are those of the target's template.
 #[must_use]
 pub fn refusal(service: &Service, canary: &Canary, pod_labels: &BTreeMap<String, String>) -> Option<String> {
@@ -18,10 +15,8 @@ pub fn refusal(service: &Service, canary: &Canary, pod_labels: &BTreeMap<String,
     let asked = asked(service);
     let default = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&default);
-    let why = of_kind(spec, &asked)
-        .or_else(|| of_ports(canary, &asked))
-        .or_else(|| of_pods(canary, &asked, pod_labels))
-        .or_else(|| (name.len() > NAME_MAX).then(|| format!("has a name longer than {NAME_MAX} characters")))?;
+    let why =
+        of_kind(spec, &asked).or_else(|| of_ports(canary, &asked)).or_else(|| of_pods(canary, &asked, pod_labels))?;
     Some(format!("Service {name} {why}"))
 }
 
