@@ -59,10 +59,22 @@ impl ApiError {
         matches!(self.code(), Some(403 | 422))
     }
 
+    /// The namespace is being deleted, and nothing new is let into it: a retry helps nobody, and there is nobody to help.
+    /// The cause is that of the admission plugin `NamespaceLifecycle`.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        let details = self.status().filter(|status| status.code == 403).and_then(|status| status.details.as_ref());
+        details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
+    }
+
     fn code(&self) -> Option<u16> {
+        self.status().map(|status| status.code)
+    }
+
+    fn status(&self) -> Option<&kube::core::Status> {
         match self {
             Self::Kube { source, .. } => match &**source {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some(status),
                 _ => None,
             },
             Self::Deadline { .. } => None,
@@ -152,6 +164,30 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn mk_error(status: serde_json::Value) -> ApiError {
+        let status = serde_json::from_value(status).unwrap();
+        ApiError::Kube { act: "create".to_owned(), source: Box::new(kube::Error::Api(Box::new(status))) }
+    }
+
+    #[test]
+    fn a_namespace_that_goes_is_told_from_a_right_that_is_lacking() {
+        // As Kubernetes 1.37 answers.
+        let leaving = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "configmaps \"sluice-table\" is forbidden: unable to create new content in namespace shop because \
+                        it is being terminated",
+            "details": { "name": "sluice-table", "kind": "configmaps", "causes": [{ "reason": "NamespaceTerminating",
+                "message": "namespace shop is being terminated", "field": "metadata.namespace" }] },
+        });
+        assert!(mk_error(leaving).is_leaving());
+        let forbidden = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "User cannot create resource", "details": { "kind": "configmaps" },
+        });
+        assert!(!mk_error(forbidden).is_leaving());
+        assert!(!ApiError::Deadline { act: "create".to_owned() }.is_leaving());
+    }
 
     #[test]
     fn defaults_of_the_server_are_no_difference() {

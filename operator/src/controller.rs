@@ -83,6 +83,7 @@ struct Memory {
     trouble: Option<(Instant, Option<String>)>,
     warned: BTreeSet<String>,
     restored: Option<Instant>,
+    cleared: bool,
     evidence: Evidence,
     told_trouble: Option<String>,
     told_verdict: Option<&'static str>,
@@ -123,6 +124,16 @@ impl Error {
             Self::Journal(_) => "journal",
             Self::Panicked => "panic",
             Self::Deadline => "deadline",
+        }
+    }
+
+    /// As [`ApiError::is_leaving`].
+    fn is_leaving(&self) -> bool {
+        match self {
+            Self::Conflict(error) | Self::Services(error) | Self::Api(error) => error.is_leaving(),
+            Self::Workload(WorkloadError::Api(error)) => error.is_leaving(),
+            Self::Teardown(error) => error.is_leaving(),
+            Self::Workload(WorkloadError::Stale(_)) | Self::Journal(_) | Self::Panicked | Self::Deadline => false,
         }
     }
 }
@@ -199,6 +210,17 @@ impl Context {
     pub fn drain_left(&self, canary: &Canary, drain: Duration) -> Option<Duration> {
         let since = *self.remember(canary).restored.get_or_insert_with(Instant::now);
         drain.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Whether no pod of the Canary's was left when a removal last looked; it does not ask again then.
+    #[must_use]
+    pub fn is_cleared(&self, canary: &Canary) -> bool {
+        self.remember(canary).cleared
+    }
+
+    /// No pod of the Canary's is left, and none comes any more.
+    pub fn cleared(&self, canary: &Canary) {
+        self.remember(canary).cleared = true;
     }
 
     /// Forgets a Canary that is gone.
@@ -301,6 +323,8 @@ async fn guarded(canary: Arc<Canary>, context: Arc<Context>) -> Result<Action, E
             context.metrics.reconciled(error.class(), started.elapsed());
             if error.class() == "conflict" {
                 tracing::debug!(error = %crate::telemetry::Chain(error), "pass started over");
+            } else if error.is_leaving() {
+                tracing::debug!(error = %crate::telemetry::Chain(error), "the namespace is being deleted");
             } else {
                 tracing::warn!(error = %crate::telemetry::Chain(error), "pass failed, retrying");
             }
@@ -393,6 +417,10 @@ async fn refuse(context: &Context, world: World, state: State, why: String) -> R
 async fn set_up(context: &Context, world: &World, state: &State) -> Setup {
     match setup::ensure(context, world, state).await {
         Ok(setup) => setup,
+        // The Canary goes in a moment, and is taken out of the traffic then.
+        Err(error) if error.is_leaving() => {
+            Setup::Pending(format!("namespace {} is being deleted: nothing is set up in it", world.namespace))
+        }
         Err(error) => {
             let chain = crate::telemetry::Chain(&error).to_string();
             tracing::warn!(error = %chain, "set-up failed, retrying");

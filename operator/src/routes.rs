@@ -4,7 +4,7 @@
 //! `build` makes the route, `covered` tells when the canary's pods are all behind the stable arm, too. Neither reads the
 //! clock, and neither decides: the weight is the journal's.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     Canary, CanaryStatus, Phase,
@@ -237,6 +237,12 @@ fn endpoints(slices: &[&EndpointSlice], port: u16, intruders: Option<&str>) -> V
     let ready = chosen(is_ready);
     let places = if ready.is_empty() { chosen(is_serving) } else { ready };
     places.into_iter().map(|(address, port, pod)| Endpoint { address, port, pod }).collect()
+}
+
+/// Whether some endpoint of `slices` is ready.
+#[must_use]
+pub fn has_ready(slices: &[Arc<EndpointSlice>]) -> bool {
+    slices.iter().flat_map(|slice| &slice.endpoints).flatten().any(is_ready)
 }
 
 /// The pods' port for a port of the Service: a slice has one number for each of its ports' names.

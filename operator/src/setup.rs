@@ -42,6 +42,18 @@ pub enum SetupError {
     Service(ServiceError),
 }
 
+impl SetupError {
+    /// As [`ApiError::is_leaving`].
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Self::Api(error) | Self::Service(ServiceError::Api(error)) => error.is_leaving(),
+            Self::Table(error) => error.is_leaving(),
+            Self::Service(ServiceError::NotYet { .. }) => false,
+        }
+    }
+}
+
 /// Does what is missing and says how far it is.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use crate::{
     api::{ApiError, call},
     controller::Context,
     observe::{World, paused},
-    pool, services,
+    pool, routes, services,
     services::{Routing, ServiceError},
     setup,
     table::{self, Table, TableError},
@@ -52,6 +52,20 @@ pub enum TeardownError {
     Workload(#[from] WorkloadError),
 }
 
+impl TeardownError {
+    /// As [`ApiError::is_leaving`].
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        match self {
+            Self::Api(error) | Self::Service(ServiceError::Api(error)) | Self::Workload(WorkloadError::Api(error)) => {
+                error.is_leaving()
+            }
+            Self::Table(error) => error.is_leaving(),
+            Self::Service(ServiceError::NotYet { .. }) | Self::Workload(WorkloadError::Stale(_)) => false,
+        }
+    }
+}
+
 /// Does the next stage; the time after which to look again, or none when the finalizer is off.
 ///
 /// # Errors
@@ -65,8 +79,11 @@ pub async fn run(context: &Context, world: &World, state: &State) -> Result<Opti
     let routed = world.service.as_deref().filter(|service| is_left_routed(&table, canary, service));
     let lost = world.table.is_none() && routed.is_some();
     if lost || table.held.values().any(|holder| *holder == canary.name_any()) {
-        table::release(&context.client, &world.namespace, world.table.as_deref(), canary, routed).await?;
-        return Ok(Some(Duration::ZERO));
+        return match table::release(&context.client, &world.namespace, world.table.as_deref(), canary, routed).await {
+            // The table went first and is not let in again; the Service that it would give back goes too.
+            Err(error) if error.is_leaving() => Ok(Some(AGAIN)),
+            released => released.map(|_| Some(Duration::ZERO)).map_err(Into::into),
+        };
     }
     if let Some(service) = routed {
         match services::touch(&context.client, service, &table, Routing::Restored).await {
@@ -100,11 +117,18 @@ fn is_left_routed(table: &Table, canary: &Canary, service: &Service) -> bool {
     !others && !services::is_restored(service)
 }
 
-/// Deleting a ReplicaSet leaves its pods ready for about a second, and the Service's own selector names them too.
+/// Deleting a ReplicaSet leaves its pods ready for about a second, and the Service's own selector names them too. The
+/// cached endpoints say when it is worth while to list them, so that once is enough.
 async fn canary_pods_left(context: &Context, world: &World, state: &State) -> Result<bool, ApiError> {
     let Some(canary) = state.canary.as_ref().filter(|canary| Some(*canary) != state.stable.as_ref()) else {
         return Ok(false);
     };
+    if context.is_cleared(&world.canary) {
+        return Ok(false);
+    }
+    if routes::has_ready(&world.canary_slices) {
+        return Ok(true);
+    }
     let selector: Vec<String> = world
         .selector()
         .into_iter()
@@ -113,7 +137,11 @@ async fn canary_pods_left(context: &Context, world: &World, state: &State) -> Re
         .collect();
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &world.namespace);
     let pods = call("list canary pods", api.list(&ListParams::default().labels(&selector.join(",")))).await?;
-    Ok(pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()))
+    let left = pods.items.iter().any(|pod| pod.metadata.deletion_timestamp.is_none());
+    if !left {
+        context.cleared(&world.canary);
+    }
+    Ok(left)
 }
 
 fn is_held_at_stable(world: &World, state: &State) -> bool {

@@ -50,6 +50,14 @@ pub enum TableError {
     Api(#[from] ApiError),
 }
 
+impl TableError {
+    /// As [`ApiError::is_leaving`].
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_leaving())
+    }
+}
+
 impl From<Refusal> for TableError {
     fn from(refusal: Refusal) -> Self {
         match refusal {

@@ -118,6 +118,22 @@ async fn two_operators_with_the_same_old_cache_never_give_one_port_twice() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_goes_is_recognised_at_every_write_of_set_up() {
+    let model = Model::default();
+    model.put(WEB, mk_service("web"));
+    model.leave();
+    let client = model.client();
+    let service: Service = model.get(WEB).unwrap();
+    assert!(pool::ensure_default(&client, "shop", None).await.unwrap_err().is_leaving());
+    let settings = pool::build(&ProxyPool::new("default", serde_json::from_value(json!({})).unwrap()), &settings());
+    assert!(pool::ensure(&client, &settings, &PoolSeen::default()).await.unwrap_err().is_leaving());
+    assert!(ensure_table(&model, "web", None).await.unwrap_err().is_leaving());
+    let arms = services::arms(&mk_canary("web"), &BTreeMap::new(), &service, None);
+    assert!(services::ensure(&client, &arms.primary, None).await.unwrap_err().is_leaving());
+    assert_eq!(model.requests().len(), 4, "none is tried twice");
+}
+
+#[tokio::test]
 async fn a_second_pass_asks_nothing_of_the_api_server() {
     let model = Model::default();
     model.put(WEB, mk_service("web"));

@@ -30,6 +30,7 @@ struct Inner {
     fail_write: Option<usize>,
     before_write: Option<(usize, String, Value)>,
     policy: Option<Policy>,
+    leaving: bool,
 }
 
 impl Model {
@@ -85,6 +86,11 @@ impl Model {
         inner.before_write = Some((inner.writes + n, path.to_owned(), object));
     }
 
+    /// The namespace is being deleted: nothing new is let in.
+    pub(crate) fn leave(&self) {
+        self.0.lock().unwrap().leaving = true;
+    }
+
     pub(crate) fn set_policy(&self, policy: impl Fn(&mut Value, &BTreeMap<String, Value>, usize) + Send + 'static) {
         self.0.lock().unwrap().policy = Some(Box::new(policy));
     }
@@ -100,7 +106,9 @@ impl Inner {
             self.store(&path, object);
         }
         let path = path.trim_end_matches("/status");
+        let exists = self.objects.contains_key(path) && *method != Method::POST;
         let answer = match *method {
+            _ if self.leaving && !exists => status(403),
             Method::POST => self.create(path, body),
             Method::PUT => self.replace(path, body),
             Method::PATCH => self.patch(path, body, apply),
@@ -178,11 +186,16 @@ fn status(code: u16) -> (u16, Value) {
     let reason = match code {
         404 => "NotFound",
         409 => "Conflict",
+        403 => "Forbidden",
         _ => "Timeout",
     };
-    let status = json!({
+    let mut status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason
     });
+    if code == 403 {
+        // As the admission plugin NamespaceLifecycle says it.
+        status["details"] = json!({ "causes": [{ "reason": "NamespaceTerminating", "field": "metadata.namespace" }] });
+    }
     (code, status)
 }
 
