@@ -100,16 +100,18 @@ mod tests {
     }
 
     fn mk_verdict(decision: Decision) -> Verdict {
-        let mut facts = rollout::verdict::Facts::default();
-        facts.canary = Counted { bad: 49, total: 100 };
-        facts.stable = Counted { bad: 1, total: 901 };
-        facts.slowness = Some(rollout::verdict::Slowness {
-            tolerated_ms: 293.0,
-            stable_ms: 268.0,
-            canary: Counted { bad: 26, total: 100 },
-            stable: Counted { bad: 45, total: 901 },
+        let facts = rollout::verdict::Facts {
+            canary: Counted { bad: 49, total: 100 },
+            stable: Counted { bad: 1, total: 901 },
+            slowness: Some(rollout::verdict::Slowness {
+                tolerated_ms: 293.0,
+                stable_ms: 268.0,
+                canary: Counted { bad: 26, total: 100 },
+                stable: Counted { bad: 45, total: 901 },
+                ..Default::default()
+            }),
             ..Default::default()
-        });
+        };
         let nothing = rollout::verdict::LaneReport {
             name: String::new(),
             canary: Counted::default(),
