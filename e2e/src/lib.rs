@@ -12,6 +12,7 @@ pub mod kubectl;
 pub mod load;
 pub mod manifests;
 pub mod operator;
+pub mod processes;
 pub mod prometheus;
 pub mod proxies;
 pub mod server;

@@ -77,6 +77,24 @@ impl Manifests {
         self
     }
 
+    /// Gives Deployment, Service and Canary another name, and the pods another label `app`.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        let Self { deployment, service, canary, others: _ } = &mut self;
+        let spec = &mut deployment["spec"];
+        for labels in [&mut spec["selector"]["matchLabels"]["app"], &mut service["spec"]["selector"]["app"]] {
+            *labels = json!(name);
+        }
+        deployment["spec"]["template"]["metadata"]["labels"]["app"] = json!(name);
+        canary["spec"]["targetRef"]["name"] = json!(name);
+        canary["spec"]["service"]["name"] = json!(name);
+        for object in [deployment, service, canary] {
+            object["metadata"]["name"] = json!(name);
+            object["metadata"]["labels"]["app"] = json!(name);
+        }
+        self
+    }
+
     /// Commits another number of replicas.
     #[must_use]
     pub fn replicas(mut self, replicas: i32) -> Self {

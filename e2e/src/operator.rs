@@ -3,17 +3,20 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use crds::names::{OPERATOR_SERVICE, POOL_NAME, SYSTEM_NAMESPACE};
+use crds::names::{LEASE, OPERATOR_SERVICE, POOL_NAME, SYSTEM_NAMESPACE};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
+use kube::{Api, ResourceExt as _};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use proxy_api::OPERATOR_ADMIN_PORT;
 
 use crate::kubectl::kubectl;
+use crate::processes;
 use crate::proxies::metrics_of;
 use crate::world::{SOON, Shop, World};
 
+/// Entry point of the operator's image.
+const PROGRAM: &str = "/sluice-operator";
 /// As the audit log names it.
 pub const USER: &str = "system:serviceaccount:sluice-system:sluice-operator";
 /// The operator's histogram: seconds from a weight's write to the last proxy's acknowledgement.
@@ -31,7 +34,7 @@ pub async fn kill_all() -> Result<usize> {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     let processes = loop {
         tick.tick().await;
-        let found = tokio::task::spawn_blocking(processes).await??;
+        let found = tokio::task::spawn_blocking(|| processes::of_program(PROGRAM)).await??;
         if !found.is_empty() {
             break found;
         }
@@ -44,20 +47,6 @@ pub async fn kill_all() -> Result<usize> {
     let selector = "app.kubernetes.io/component=operator";
     kubectl(&["delete", "pods", "-n", SYSTEM_NAMESPACE, "-l", selector, "--grace-period=0", "--force"]).await?;
     Ok(processes.len())
-}
-
-/// Processes whose program is the operator's image entry point and whose network is a pod's of our cluster: those of
-/// another containerd on this machine have their cgroup elsewhere, but never this name in `sluice-system`.
-fn processes() -> Result<Vec<Pid>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").context("cannot list processes")? {
-        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) else { continue };
-        let Ok(command) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        if command.split(|byte| *byte == 0).next() == Some(b"/sluice-operator") {
-            found.push(Pid::from_raw(pid));
-        }
-    }
-    Ok(found)
 }
 
 /// Scales the operator and waits until that many are ready.
@@ -76,6 +65,51 @@ pub async fn scale(replicas: u32) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "{there} operators, not {replicas}");
+    }
+}
+
+/// The lease as it stands: who leads since when, and how long that lasts if it is not renewed.
+#[derive(Clone, Debug)]
+pub struct Leader {
+    /// Name of the pod.
+    pub pod: String,
+    /// When it took the lease, in milliseconds since the epoch, by its own clock.
+    pub since_ms: i64,
+    /// When nobody else need wait for it any more, unless it renews.
+    pub until_ms: i64,
+}
+
+/// Who leads; none where the lease was given back and not taken yet.
+///
+/// # Errors
+/// When the lease cannot be read or lacks a time.
+pub async fn leader(world: &World) -> Result<Option<Leader>> {
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), SYSTEM_NAMESPACE);
+    let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
+    let holder = spec.holder_identity.unwrap_or_default();
+    let Some((pod, _)) = holder.rsplit_once('_') else { return Ok(None) };
+    let (acquired, renewed) = (spec.acquire_time.context("no acquireTime")?, spec.renew_time.context("no renewTime")?);
+    let lasts = i64::from(spec.lease_duration_seconds.context("no leaseDurationSeconds")?) * 1_000;
+    Ok(Some(Leader {
+        pod: pod.to_owned(),
+        since_ms: acquired.0.as_millisecond(),
+        until_ms: renewed.0.as_millisecond() + lasts,
+    }))
+}
+
+/// Waits until someone leads who is not `before`.
+///
+/// # Errors
+/// When nobody does within [`SOON`].
+pub async fn next_leader(world: &World, before: &str) -> Result<Leader> {
+    let deadline = Instant::now() + SOON;
+    let mut tick = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        tick.tick().await;
+        if let Some(leader) = leader(world).await?.filter(|leader| leader.pod != before) {
+            return Ok(leader);
+        }
+        ensure!(Instant::now() < deadline, "nobody but {before} leads");
     }
 }
 

@@ -41,6 +41,7 @@ pub(super) async fn run(settings: Settings, queue: Queue, report: Arc<Mutex<Repo
     let mut open = None;
     loop {
         let Some(due) = queue.lock().await.recv().await else { return };
+        record(&report, |report| report.begun += 1);
         let answer = match tokio::time::timeout(settings.timeout, one(&settings, &mut open, &report)).await {
             Ok(answer) => answer,
             Err(_) => Err(Failure::Timeout),

@@ -22,6 +22,8 @@ pub enum Failure {
 /// Counts since the start of a load, or between two moments of it ([`Report::since`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// Requests that a connection took up; those in flight at a moment are these less the ones that have ended.
+    pub begun: u64,
     /// Requests that ended: answered or lost.
     pub requests: u64,
     /// Complete answers with 500 or above.
@@ -69,6 +71,12 @@ impl Report {
         self.failures.values().sum()
     }
 
+    /// Requests without a complete answer for one reason.
+    #[must_use]
+    pub fn failed(&self, failure: Failure) -> u64 {
+        self.failures.get(&failure).copied().unwrap_or(0)
+    }
+
     /// Complete answers of one version.
     #[must_use]
     pub fn of(&self, version: &str) -> u64 {
@@ -111,6 +119,7 @@ impl Report {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
+            begun: self.begun - earlier.begun,
             requests: self.requests - earlier.requests,
             server_errors: self.server_errors - earlier.server_errors,
             errors_by_version: difference(&self.errors_by_version, &earlier.errors_by_version),
@@ -125,8 +134,17 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { requests, server_errors, errors_by_version, failures, by_version, returned, skipped, latency: _ } =
-            self;
+        let Self {
+            begun: _,
+            requests,
+            server_errors,
+            errors_by_version,
+            failures,
+            by_version,
+            returned,
+            skipped,
+            latency: _,
+        } = self;
         write!(out, "{requests} requests, {} lost", self.lost())?;
         if self.lost() > 0 {
             write!(out, " ({server_errors} answers ≥ 500: {errors_by_version:?}, {failures:?})")?;

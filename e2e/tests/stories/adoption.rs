@@ -11,6 +11,8 @@ use e2e::watching;
 use e2e::webhook::TagWebhook;
 use e2e::world::{RELEASE, SOON, Shop, message_of, phase_of, weight_of};
 use k8s_openapi::api::apps::v1::DeploymentSpec;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use serde_json::json;
 
 use crate::releases::{RPS, ensure_stable_serves, reason_of};
@@ -257,6 +259,22 @@ pub(crate) async fn watching_requests(load: &e2e::load::Load, requests: u64) {
     while load.report().requests < requests {
         tick.tick().await;
     }
+}
+
+pub(crate) async fn namespace_goes(story: Story) -> Result<()> {
+    let shop = story.shop(story.manifests()?).await?;
+    shop.commit(|git| git.version("v2")).await?;
+    shop.until_phase(Phase::Progressing).await?;
+    kubectl::kubectl(&["delete", "namespace", &shop.namespace, "--wait=false"]).await?;
+    let namespaces: Api<Namespace> = Api::all(story.world.client.clone());
+    e2e::watching::gone(namespaces, &shop.namespace, RELEASE).await?;
+    let logs = e2e::operator::logs().await?;
+    let loud: Vec<&str> = logs
+        .lines()
+        .filter(|line| line.contains(&shop.namespace) && (line.contains("WARN") || line.contains("ERROR")))
+        .collect();
+    ensure!(loud.is_empty(), "the operator complained {} times: {}", loud.len(), loud[..loud.len().min(5)].join("\n"));
+    Ok(())
 }
 
 pub(crate) async fn uninstall_leaves_nothing(story: Story) -> Result<()> {

@@ -18,6 +18,13 @@ type BadField = (&'static str, Value, &'static [&'static str]);
 fn bad_fields() -> Vec<BadField> {
     let metric = |value: Value| json!([value]);
     vec![
+        ("/metadata/name", json!("x".repeat(64)), &["metadata.name", "63 characters"]),
+        ("/spec/targetRef/name", json!("x".repeat(243)), &["spec.targetRef.name", "242"]),
+        (
+            "/spec",
+            json!({ "targetRef": { "kind": "Deployment", "name": "x".repeat(64) }, "service": { "port": 80 } }),
+            &["service.name is needed"],
+        ),
         ("/spec/targetRef/kind", json!("StatefulSet"), &["targetRef.kind", "Deployment"]),
         ("/spec/targetRef/apiVersion", json!("apps/v2"), &["targetRef.apiVersion", "apps/v1"]),
         ("/spec/targetRef/name", json!(""), &["spec.targetRef.name"]),

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use crds::Phase;
 use e2e::kubectl::{self, Side};
-use e2e::operator;
+use e2e::load::Failure;
 use e2e::slack::Behaviour;
+use e2e::watching::{self, is_ready};
 use e2e::world::{RELEASE, SOON, Shop, message_of, phase_of, weight_of};
+use e2e::{operator, processes};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -102,6 +105,94 @@ pub(crate) async fn proxies_killed_and_rolled(story: Story) -> Result<()> {
     watching_requests(&load, load.report().requests + 400).await;
     let report = load.stop().await;
     story.say(&format!("a proxy ended: {killed}; pool rolled too: {report}"));
+    ensure!(report.lost() == 0, "lost requests: {report}");
+    Ok(())
+}
+
+/// What dies with a process cannot be saved, and is counted: the requests that it was carrying. Connections are refused
+/// until the cluster leaves the pod out or the kubelet has restarted it; nothing was sent on those, but the load does not
+/// try again, so they count too.
+pub(crate) async fn proxy_killed(story: Story) -> Result<()> {
+    let mut manifests = story.manifests()?;
+    // At 100 requests a second some twenty are always under way.
+    manifests.deployment["spec"]["template"]["spec"]["containers"][0]["env"] =
+        json!([{ "name": "LATENCY_MS", "value": "200" }]);
+    let shop = story.shop(manifests).await?;
+    let load = shop.load(100).await?;
+    watching_requests(&load, 200).await;
+    let victim = shop.proxies().await?.first().map(ResourceExt::name_any).context("there is no proxy")?;
+    let before = load.report();
+    processes::kill_in_pod("/sluice-proxy", &victim).await?;
+    // A timer fires after the sockets that became ready before it: from here on every connection knows.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let in_flight = load.report().begun - before.requests;
+    let killed = Instant::now();
+    let is_back = |pod: &Pod| is_ready(pod) && restarts(pod) > 0;
+    let shown = |pod: &Pod| format!("restarted {} times", restarts(pod));
+    watching::until(shop.pods(), &victim, "the proxy is back", SOON, is_back, shown).await?;
+    let after = until_nothing_is_lost(&load).await?;
+    let settled = killed.elapsed();
+    load.stop().await;
+
+    let harm = after.since(&before);
+    let broken = harm.failed(Failure::Reset) + harm.failed(Failure::Timeout);
+    story.say(&format!(
+        "of {in_flight} requests in flight at the kill {broken} broke, {} connections were refused until the pod was out \
+         or back, nothing after that ({:.1} s with the look at it): {harm}",
+        harm.failed(Failure::Connect),
+        settled.as_secs_f64()
+    ));
+    ensure!(broken > 0, "nothing was in flight in the process that was killed: this story shows nothing");
+    ensure!(broken <= in_flight, "{broken} requests broke, only {in_flight} were in flight: {harm}");
+    ensure!(harm.server_errors == 0, "a proxy answered for one that is dead: {harm}");
+    Ok(())
+}
+
+fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    containers.iter().map(|container| container.restart_count).sum()
+}
+
+/// The first report after which 400 requests in a row are answered.
+async fn until_nothing_is_lost(load: &e2e::load::Load) -> Result<e2e::load::Report> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let from = load.report();
+        watching_requests(load, from.requests + 400).await;
+        let lost = load.report().since(&from);
+        if lost.lost() == 0 {
+            return Ok(from);
+        }
+        ensure!(Instant::now() < deadline, "requests are still lost: {lost}");
+    }
+}
+
+pub(crate) async fn leader_hands_over(story: Story) -> Result<()> {
+    operator::scale(2).await?;
+    let shop = story.shop(story.manifests()?).await?;
+    let load = shop.load(RPS).await?;
+    let timeline = shop.timeline();
+    shop.commit(|git| git.version("v2")).await?;
+    shop.until_weight(10).await?;
+    let old = operator::leader(&story.world).await?.context("nobody leads")?;
+    kubectl::kubectl(&["delete", "pod", &old.pod, "-n", crds::names::SYSTEM_NAMESPACE, "--wait=false"]).await?;
+    let new = operator::next_leader(&story.world, &old.pod).await?;
+    let handed_over = Instant::now();
+    shop.until_phase(Phase::Succeeded).await?;
+    operator::scale(2).await?;
+    let report = load.stop().await;
+    story.say(&format!(
+        "{} leads {:.1} s before the lease of {} would have run out; {report}",
+        new.pod,
+        (old.until_ms - new.since_ms) as f64 / 1_000.0,
+        old.pod
+    ));
+    // The old one may have renewed after it was looked at, so that its lease ran even longer.
+    ensure!(new.since_ms < old.until_ms, "the lease was not handed over, it ran out");
+    let full = timeline.first(|moment| moment.weight == 100).context("no full weight")?;
+    ensure!(full.at > handed_over, "the release was over before the lease was handed over");
+    let weights = timeline.weights();
+    ensure!(weights.starts_with(&[0, 10, 25, 50, 100]), "weights went {weights:?}");
     ensure!(report.lost() == 0, "lost requests: {report}");
     Ok(())
 }

@@ -34,6 +34,7 @@ fn side_by_side() -> Vec<Promise> {
             "an_unpullable_image_never_gets_traffic_and_rolls_back_at_the_deadline_with_the_reason",
             releases::unpullable
         ),
+        promise!("names_of_63_characters_are_released_like_short_ones", releases::longest_names),
         promise!("a_revert_in_git_while_held_rolls_nothing", releases::revert_while_held),
         promise!("a_new_template_in_mid_release_starts_over_with_the_newest", releases::newest_template_wins),
         promise!("of_two_quick_commits_the_second_wins", releases::two_quick_commits),
@@ -54,6 +55,7 @@ fn side_by_side() -> Vec<Promise> {
             scaling::scale_in_adoption_window
         ),
         promise!("a_commit_inside_the_adoption_window_is_not_shipped_unjudged", scaling::commit_in_adoption_window),
+        promise!("a_namespace_deleted_in_mid_release_goes_without_a_complaint", adoption::namespace_goes),
         promise!("a_service_with_a_second_tcp_port_keeps_it_working", adoption::second_port),
         promise!("a_rollout_restart_while_idle_is_a_native_restart", adoption::native_restart),
         promise!(
@@ -80,6 +82,10 @@ fn side_by_side() -> Vec<Promise> {
         promise!("no_traffic_holds", outages::no_traffic_holds),
         promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
         promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),
+        promise!(
+            "a_proxy_killed_with_sigkill_under_load_loses_what_it_carried_and_nothing_once_it_is_out",
+            outages::proxy_killed
+        ),
         promise!(
             "a_canary_with_every_kind_of_bad_field_is_refused_by_the_api_server_with_a_readable_sentence",
             bad_input::bad_fields_are_refused
@@ -118,6 +124,11 @@ fn alone() -> Vec<Promise> {
         promise!("a_release_takes_12_api_calls_a_step_at_most", budget::calls_per_step, alone),
         promise!("idle_there_is_no_list_and_no_write_but_the_lease", budget::idle_costs_nothing, alone),
         promise!("an_operator_killed_with_sigkill_at_every_phase_carries_on", outages::operator_killed, alone),
+        promise!(
+            "a_leader_deleted_in_mid_release_hands_over_before_its_lease_runs_out",
+            outages::leader_hands_over,
+            alone
+        ),
         promise!(
             "an_operator_away_for_a_minute_lets_traffic_flow_and_holds_a_new_commit",
             outages::operator_away,

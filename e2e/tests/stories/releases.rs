@@ -51,6 +51,22 @@ pub(crate) async fn promoted(story: Story) -> Result<()> {
     Ok(())
 }
 
+pub(crate) async fn longest_names(story: Story) -> Result<()> {
+    // As long as a Service's name and a label's value may be: `-primary` and the ReplicaSets' hashes find no room.
+    let name = format!("web{}", "x".repeat(crds::names::LABEL_MAX - 3));
+    let shop = story.shop(story.manifests()?.named(&name)).await?;
+    let load = shop.load(RPS).await?;
+    shop.commit(|git| git.version("v2")).await?;
+    shop.until_phase(Phase::Succeeded).await?;
+    shop.until_available().await?;
+    ensure_stable_serves(&story, &shop, "v2").await?;
+    shop.remove_canary().await?;
+    let report = load.stop().await;
+    story.say(&format!("{report}"));
+    ensure!(report.lost() == 0, "lost requests: {report}");
+    Ok(())
+}
+
 pub(crate) async fn errors_roll_back(story: Story) -> Result<()> {
     let shop = story.shop(story.manifests()?.analysis("threshold", json!(1))).await?;
     let load = shop.load(200).await?;
