@@ -162,22 +162,22 @@ fn conclude(screen: &mut Screen, outcome: &Outcome) {
         view::millis(counts.quantile(99.0))
     );
     screen.done(&what, &figures);
-    screen.say(&format!("    {message}"));
+    screen.paragraph(message, 4);
 }
 
 async fn epilogue(stage: &Stage, screen: &mut Screen, is_foreign: bool) -> Result<()> {
     screen.heading(&format!("kubectl get canaries -n {NAMESPACE}"));
     for line in canaries(&stage.client).await? {
-        screen.say(&format!("    {line}"));
+        screen.row(&format!("    {line}"));
     }
     screen.heading("What Slack was told last");
     match rollback_message(stage).await? {
-        Some(text) => text.lines().for_each(|line| screen.say(&format!("    {line}"))),
-        None => screen.say("    nothing about the rollback has arrived yet: see `cargo demo -- logs operator`"),
+        Some(text) => text.lines().for_each(|line| screen.paragraph(line, 4)),
+        None => screen.paragraph("nothing about the rollback has arrived yet: see `cargo demo -- logs operator`", 4),
     }
     screen.heading("Look around, or stop");
     for (command, what) in commands(is_foreign) {
-        screen.say(&format!("    {command:<78} {what}"));
+        screen.pair(&command, 78, what);
     }
     screen.say("");
     Ok(())

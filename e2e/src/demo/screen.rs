@@ -2,7 +2,11 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use super::fit;
 use super::view::{self, View};
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
 
 /// Standard output as a display.
 #[derive(Debug)]
@@ -28,6 +32,21 @@ impl Screen {
         println!("{text}");
     }
 
+    /// Prints text that stays, in lines that fit, each after `indent` blanks.
+    pub fn paragraph(&mut self, text: &str, indent: usize) {
+        fit::wrapped(text, indent, width()).iter().for_each(|line| self.say(line));
+    }
+
+    /// Prints a row that stays, or as much of it as fits.
+    pub fn row(&mut self, text: &str) {
+        self.say(&fit::cut(text, width()));
+    }
+
+    /// Prints two columns that stay, the first `pad` wide; one below the other where that is too wide.
+    pub fn pair(&mut self, left: &str, pad: usize, right: &str) {
+        fit::pair(left, pad, right, 4, width()).iter().for_each(|line| self.say(line));
+    }
+
     /// A heading, with room around it.
     pub fn heading(&mut self, text: &str) {
         self.clear();
@@ -43,7 +62,10 @@ impl Screen {
     pub fn done(&mut self, text: &str, detail: &str) {
         self.clear();
         let mark = if self.is_terminal { "\u{1b}[32m✓\u{1b}[0m" } else { "✓" };
-        println!("  {mark} {text:<58} {detail}");
+        // The mark takes two of the four columns; where it is coloured it has more characters than columns.
+        for (place, line) in fit::pair(text, 58, detail, 4, width()).iter().enumerate() {
+            if place == 0 { println!("  {mark} {}", line.trim_start()) } else { println!("{line}") }
+        }
     }
 
     /// Shows the release as it is now. A change of phase or weight leaves a line behind.
@@ -53,18 +75,18 @@ impl Screen {
         if self.is_terminal {
             // The figures of the step that is over are the ones worth keeping.
             if let (true, Some(last)) = (is_change, self.last.take()) {
-                self.say(&view::line(&last));
+                self.say(&view::line(&last, width()));
             }
             self.draw(view);
         } else if is_news {
-            println!("{}", view::line(view));
+            println!("{}", view::line(view, width()));
         }
         self.last = Some(view.clone());
     }
 
     fn draw(&mut self, view: &View) {
         self.clear();
-        let lines = view::frame(view, true);
+        let lines = view::frame(view, true, width());
         // Without line wrap: a frame must be as many lines as were counted.
         print!("\u{1b}[?7l{}\n\u{1b}[?7h", lines.join("\n"));
         let _ = std::io::stdout().flush();
@@ -78,6 +100,16 @@ impl Screen {
             self.drawn = 0;
         }
     }
+}
+
+/// Columns of standard output now: people resize windows. No end where it is no terminal.
+fn width() -> usize {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return usize::MAX;
+    }
+    let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { COLUMNS } else { columns }
 }
 
 impl Default for Screen {

@@ -1,12 +1,13 @@
 //! One frame of the progress display, as text. Pure: what is seen goes in, lines come out.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use crds::Phase;
 
-/// Cells of the bar that shows the weight.
-const BAR: usize = 32;
+use super::fit::{columns, cut};
+
+/// Fewest and most cells of the bar that shows the weight.
+const BAR: (usize, usize) = (8, 32);
 
 /// What is known at one moment of a release.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,31 +34,42 @@ pub struct View {
     pub lost: u64,
 }
 
-/// The frame: two lines, without colour where `coloured` is false.
+/// The frame: two lines of at most `width` columns, or three where the figures need one of their own; without colour
+/// where `coloured` is false.
 #[must_use]
-pub fn frame(view: &View, coloured: bool) -> Vec<String> {
+pub fn frame(view: &View, coloured: bool, width: usize) -> Vec<String> {
     let paint = |code: &str, text: &str| {
         if coloured { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     };
-    let filled = BAR * usize::try_from(view.weight.clamp(0, 100)).unwrap_or(0) / 100;
-    let bar = format!("{}{}", paint("36", &"█".repeat(filled)), paint("2", &"░".repeat(BAR - filled)));
-    let mut first = format!("    {}  {bar} {:>3} %", clock(view.elapsed), view.weight);
     let step = if view.step.is_empty() { "   –".to_owned() } else { format!("{:>4}", view.step) };
-    let _ = write!(first, "   step {step}   {}", figures(view));
-    vec![first, paint("2", &format!("           {}", standing(view)))]
+    let (before, after) = (format!("    {}  ", clock(view.elapsed)), format!(" {:>3} %   step {step}", view.weight));
+    let (figures, margin) = (format!("   {}", figures(view)), " ".repeat(11));
+    let around = columns(&before) + columns(&after);
+    let is_narrow = around + BAR.0 + columns(&figures) > width;
+    let taken = if is_narrow { around } else { around + columns(&figures) };
+    let cells = width.saturating_sub(taken).clamp(BAR.0, BAR.1);
+    let filled = cells * usize::try_from(view.weight.clamp(0, 100)).unwrap_or(0) / 100;
+    let bar = format!("{}{}", paint("36", &"█".repeat(filled)), paint("2", &"░".repeat(cells - filled)));
+    let standing = paint("2", &cut(&format!("{margin}{}", standing(view)), width));
+    if is_narrow {
+        let figures = cut(&format!("{margin}{}", figures.trim_start()), width);
+        return vec![format!("{before}{bar}{after}"), figures, standing];
+    }
+    vec![format!("{before}{bar}{after}{figures}"), standing]
 }
 
-/// The line for a terminal that cannot be redrawn, and for the record above one that can.
+/// The line for a terminal that cannot be redrawn, and for the record above one that can; at most `width` columns.
 #[must_use]
-pub fn line(view: &View) -> String {
+pub fn line(view: &View, width: usize) -> String {
     let step = if view.step.is_empty() { "–" } else { view.step.as_str() };
-    format!(
+    let text = format!(
         "    {}  weight {:>3} %   step {step:>4}   {}   {}",
         clock(view.elapsed),
         view.weight,
         figures(view),
         standing(view)
-    )
+    );
+    cut(&text, width)
 }
 
 /// The phase and why, without saying the same word twice.
@@ -132,6 +144,8 @@ pub fn phase(phase: Phase) -> &'static str {
 mod tests {
     use super::*;
 
+    const WIDE: usize = 200;
+
     fn mk() -> View {
         View {
             elapsed: Duration::from_secs(67),
@@ -150,14 +164,37 @@ mod tests {
     #[test]
     fn a_frame_shows_step_weight_success_p99_requests_and_lost() {
         let expected = "    01:07  ████████░░░░░░░░░░░░░░░░░░░░░░░░  25 %   step  2/4   v2 100.0 % ok   p99 3.2 ms     6,712 requests   0 lost\n           progressing: the step is being judged";
-        assert_eq!(frame(&mk(), false).join("\n"), expected);
+        assert_eq!(frame(&mk(), false, WIDE).join("\n"), expected);
+    }
+
+    #[test]
+    fn every_line_fits_the_terminal() {
+        let message =
+            "weight 10%: canary failed 49/100 requests, stable 1/901; chance if healthy <= 1 in 5984; decided in 3s";
+        let view = View { message: message.to_owned(), requests: 1_234_567, lost: 1_234, ..mk() };
+        for width in [60, 80, 100, 120, 130, 200] {
+            let lines = [frame(&view, false, width), vec![line(&view, width)]].concat();
+            for text in &lines {
+                assert!(columns(text) <= width, "{} columns of {width}: {text}", columns(text));
+            }
+            // The counts are what people look for.
+            assert!(lines[..lines.len() - 1].concat().contains("1,234 lost"), "{width}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_narrow_frame_has_a_shorter_bar_or_the_figures_below() {
+        let expected = "    01:07  ███░░░░░░░░░░░  25 %   step  2/4   v2 100.0 % ok   p99 3.2 ms     6,712 requests   0 lost\n           progressing: the step is being judged";
+        assert_eq!(frame(&mk(), false, 100).join("\n"), expected);
+        let expected = "    01:07  ████████░░░░░░░░░░░░░░░░░░░░░░░░  25 %   step  2/4\n           v2 100.0 % ok   p99 3.2 ms     6,712 requests   0 lost\n           progressing: the step is being judged";
+        assert_eq!(frame(&mk(), false, 80).join("\n"), expected);
     }
 
     #[test]
     fn before_the_first_answer_nothing_is_claimed() {
         let view = View { success_percent: None, step: String::new(), weight: 0, message: String::new(), ..mk() };
         let expected = "    01:07  weight   0 %   step    –   v2       – ok   p99 3.2 ms     6,712 requests   0 lost   progressing";
-        assert_eq!(line(&view), expected);
+        assert_eq!(line(&view, WIDE), expected);
     }
 
     #[test]
@@ -167,8 +204,8 @@ mod tests {
 
     #[test]
     fn colour_changes_no_text() {
-        let plain: String = frame(&mk(), false).concat();
-        let coloured: String = frame(&mk(), true).concat();
+        let plain: String = frame(&mk(), false, WIDE).concat();
+        let coloured: String = frame(&mk(), true, WIDE).concat();
         let mut stripped = String::new();
         let mut rest = coloured.as_str();
         while let Some((before, after)) = rest.split_once('\u{1b}') {
