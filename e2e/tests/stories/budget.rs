@@ -16,8 +16,13 @@ use crate::story::Story;
 /// Seconds of the idle story; the whole bar is 600.
 const IDLE_SECONDS: &str = "SLUICE_IDLE_SECONDS";
 
+/// How long idleness is watched.
+pub(crate) fn idle_seconds() -> u32 {
+    std::env::var(IDLE_SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
 pub(crate) async fn idle_costs_nothing(story: Story) -> Result<()> {
-    let seconds: u32 = std::env::var(IDLE_SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seconds = idle_seconds();
     let shop = story.shop(story.manifests()?).await?;
     let other = story.shop(story.manifests()?).await?;
     operator::until_quiet(&story.world).await?;

@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 
-/// Longest time that a story may take, waiting for its turn not counted.
+use crate::budget;
+
+/// Longest time that a story may take, waiting for its turn and watching idleness not counted.
 const LIMIT: Duration = Duration::from_secs(420);
 /// Prometheus of the local cluster, as pods see it.
 pub(crate) const METRICS_SERVER: &str = "http://prometheus.monitoring.svc:9090";
@@ -81,12 +83,13 @@ async fn run(story: Story, tell: fn(Story) -> Telling) -> Result<()> {
     let started = Instant::now();
     // In a task of its own: a panic is an error like any other, and cleaning up goes on.
     let mut task = tokio::spawn(tell(story.clone()));
-    let told = match tokio::time::timeout(LIMIT, &mut task).await {
+    let limit = LIMIT + Duration::from_secs(u64::from(budget::idle_seconds()));
+    let told = match tokio::time::timeout(limit, &mut task).await {
         Ok(Ok(told)) => told,
         Ok(Err(panic)) => Err(anyhow!("panicked: {panic}")),
         Err(_) => {
             task.abort();
-            Err(anyhow!("not over after {} s", LIMIT.as_secs()))
+            Err(anyhow!("not over after {} s", limit.as_secs()))
         }
     };
     story.say(&format!("{:.1} s", started.elapsed().as_secs_f64()));
