@@ -172,7 +172,7 @@ mod tests {
         let message =
             "weight 10%: canary failed 49/100 requests, stable 1/901; chance if healthy <= 1 in 5984; decided in 3s";
         let view = View { message: message.to_owned(), requests: 1_234_567, lost: 1_234, ..mk() };
-        for width in [60, 80, 100, 120, 130, 200] {
+        for width in [80, 100, 120, 130, 200] {
             let lines = [frame(&view, false, width), vec![line(&view, width)]].concat();
             for text in &lines {
                 assert!(columns(text) <= width, "{} columns of {width}: {text}", columns(text));
