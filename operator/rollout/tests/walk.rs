@@ -335,7 +335,8 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
 
     assert!(next.counter >= state.counter, "the counter fell{}", told());
     let moved = (next.phase, next.weight, next.step, &next.stable, &next.canary)
-        != (state.phase, state.weight, state.step, &state.stable, &state.canary);
+        != (state.phase, state.weight, state.step, &state.stable, &state.canary)
+        || (next.mirror, &next.audience) != (state.mirror, &state.audience);
     assert_eq!(next.counter - state.counter, u64::from(moved), "the counter does not count moves{}", told());
     assert!(next.weight <= 100, "{}", told());
 
@@ -366,6 +367,7 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     }
     if let CanaryPods::Adopt { .. } = decision.desired.canary {
         assert_eq!((state.phase, state.weight), (Phase::Promoting, 100), "adopted before the full weight{}", told());
+        assert_eq!(state.audience, None, "adopted before everybody saw it{}", told());
         assert!(next.effective_since.is_some(), "adopted before every proxy knew{}", told());
         assert!(seen.verbs.pause.is_none() || seen.verbs.pause != state.canary, "adopted while paused{}", told());
     }
