@@ -4,18 +4,30 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use routing::Flag;
 use tokio::time::Sleep;
 
+use crate::http2::body::Receiving;
 use crate::mirror::Copy;
 use crate::record::Record;
 use crate::replay::Replay;
 use crate::upstream::Lease;
 
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// Failure of either side while a body was under way.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What one side sends, as it comes.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Over HTTP/1.
+    Http1(hyper::body::Incoming),
+    /// Over HTTP/2.
+    Http2(Receiving),
+}
 
 /// What is sent to an endpoint.
 #[derive(Debug)]
@@ -110,7 +122,7 @@ impl Passing {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.break_off(Flag::UpstreamConnectionTermination);
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(Err(error)))
             }
         }
     }
@@ -119,7 +131,36 @@ impl Passing {
 /// `grpc-status` of a head or of trailers.
 #[must_use]
 pub fn grpc_status(headers: &http::HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+impl Body for Incoming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.get_mut() {
+            Self::Http1(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
 }
 
 impl Body for ResponseBody {
@@ -153,7 +194,7 @@ impl Body for ResponseBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,

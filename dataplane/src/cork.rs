@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 
 /// Bytes that may wait; then what is written waits for the socket.
 const LIMIT: usize = 64 * 1024;
@@ -31,6 +30,7 @@ struct Inner {
     waiting: RefCell<Vec<u8>>,
     sent: Cell<usize>,
     failed: Cell<Option<io::ErrorKind>>,
+    heard: Cell<bool>,
 }
 
 impl Cork {
@@ -43,7 +43,14 @@ impl Cork {
             waiting: RefCell::default(),
             sent: Cell::new(0),
             failed: Cell::new(None),
+            heard: Cell::new(false),
         }))
+    }
+
+    /// Whether anything was read since the last call.
+    #[must_use]
+    pub fn heard(&self) -> bool {
+        self.0.heard.take()
     }
 
     /// Runs the connection that writes here, and sends what it has written whenever it rests.
@@ -104,7 +111,9 @@ impl AsyncRead for Cork {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut start = self.0.start.borrow_mut();
         if start.is_empty() {
-            return Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer);
+            ready!(Pin::new(&mut *self.0.stream.borrow_mut()).poll_read(context, buffer))?;
+            self.0.heard.set(true);
+            return Poll::Ready(Ok(()));
         }
         let count = start.len().min(buffer.remaining());
         buffer.put_slice(&start[..count]);
@@ -142,32 +151,6 @@ impl AsyncWrite for Cork {
 
     fn is_write_vectored(&self) -> bool {
         true
-    }
-}
-
-/// Runs the tasks of an HTTP/2 client connection on this thread: hyper hands over the connection itself first, which alone
-/// reads and writes, and then what belongs to single requests.
-#[derive(Clone, Debug)]
-pub struct Tasks(Rc<RefCell<Option<Cork>>>);
-
-impl Tasks {
-    /// Of the connection over `cork`.
-    #[must_use]
-    pub fn of(cork: Cork) -> Self {
-        Self(Rc::new(RefCell::new(Some(cork))))
-    }
-}
-
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        let connection = self.0.borrow_mut().take();
-        match connection {
-            Some(cork) => drop(spawn_local(async move { cork.drive(future).await })),
-            None => drop(spawn_local(future)),
-        }
     }
 }
 

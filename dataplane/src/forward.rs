@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Uri, Version};
 
 use crate::error::ProxyError;
@@ -23,23 +24,52 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 /// Not dropped although `Connection` names them: without them the message means something else.
 const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE];
 
+/// A client, in the form that endpoints are told.
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: IpAddr,
+    value: HeaderValue,
+}
+
+impl Client {
+    /// At this address.
+    #[must_use]
+    pub fn new(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let value = HeaderValue::try_from(address.to_string()).expect("an address is printable ASCII");
+        Self { address, value }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+}
+
 /// Makes the client's head fit for an endpoint: origin form, `Host`, hop-by-hop fields gone, the client's address added.
 ///
 /// Returns whether the client asks for a WebSocket, for which `Connection` and `Upgrade` are kept.
 ///
 /// # Errors
 /// When the head must not be passed on.
-pub fn request(parts: &mut Parts, client: IpAddr, to: Version) -> Result<bool, ProxyError> {
+pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, ProxyError> {
     if parts.method == Method::CONNECT {
         return Err(ProxyError::BadRequest);
     }
-    let websocket = parts.version != Version::HTTP_2 && to == Version::HTTP_11 && wants_websocket(&parts.headers);
-    let trailers = accepts_trailers(&parts.headers);
-    strip(&mut parts.headers);
-    parts.headers.remove(header::TE);
-    if trailers {
-        parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
+    let websocket = if parts.version == Version::HTTP_2 {
+        strip_http2(&mut parts.headers);
+        false
+    } else {
+        let websocket = to == Version::HTTP_11 && wants_websocket(&parts.headers);
+        let trailers = accepts_trailers(&parts.headers);
+        strip(&mut parts.headers);
+        parts.headers.remove(header::TE);
+        if trailers {
+            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        websocket
+    };
     if websocket {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -49,22 +79,23 @@ pub fn request(parts: &mut Parts, client: IpAddr, to: Version) -> Result<bool, P
     }
     authority(parts, to)?;
     parts.version = to;
-    let client = client.to_canonical().to_string();
-    let forwarded = match parts.headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
-        Some(before) => format!("{before}, {client}"),
-        None => client,
-    };
-    if let Ok(value) = HeaderValue::try_from(forwarded) {
-        parts.headers.insert(FORWARDED_FOR, value);
+    match parts.headers.entry(FORWARDED_FOR) {
+        Entry::Vacant(none) => drop(none.insert(client.value.clone())),
+        Entry::Occupied(mut before) => {
+            let first = before.get().to_str().ok();
+            let all = first.map(|first| HeaderValue::try_from(format!("{first}, {}", client.address)));
+            before.insert(all.and_then(Result::ok).unwrap_or_else(|| client.value.clone()));
+        }
     }
-    if !parts.headers.contains_key(&FORWARDED_PROTO) {
-        parts.headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    }
+    parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     Ok(websocket)
 }
 
 /// Makes an endpoint's head fit for the client. `switching` keeps what a 101 needs.
-pub fn response(headers: &mut HeaderMap, switching: bool) {
+pub fn response(headers: &mut HeaderMap, from: Version, switching: bool) {
+    if from == Version::HTTP_2 {
+        return strip_http2(headers);
+    }
     let upgrade = headers.get(header::UPGRADE).cloned().filter(|_| switching);
     strip(headers);
     if let Some(upgrade) = upgrade {
@@ -86,6 +117,13 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// What is left to be removed of a head that crate `h2` has read: it refuses the fields of HTTP/1's connections, and any
+/// `TE` but `trailers` (RFC 9113 §8.2.2).
+fn strip_http2(headers: &mut HeaderMap) {
+    headers.remove(header::PROXY_AUTHENTICATE);
+    headers.remove(header::PROXY_AUTHORIZATION);
 }
 
 fn strip(headers: &mut HeaderMap) {
@@ -117,6 +155,11 @@ fn authority(parts: &mut Parts, to: Version) -> Result<(), ProxyError> {
     let host = hosts.next().cloned();
     if hosts.next().is_some() {
         return Err(ProxyError::BadRequest);
+    }
+    if to == Version::HTTP_2 && parts.uri.scheme() == Some(&Scheme::HTTP) && parts.uri.authority().is_some() {
+        // As HTTP/2 has it.
+        parts.headers.remove(header::HOST);
+        return Ok(());
     }
     let authority = match parts.uri.authority() {
         Some(authority) => HeaderValue::try_from(authority.as_str()).map_err(|_| ProxyError::BadRequest)?,
@@ -150,7 +193,7 @@ mod tests {
 
     fn forwarded(headers: &[(&str, &str)]) -> Parts {
         let mut parts = mk(headers);
-        request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap();
+        request(&mut parts, &Client::new("10.1.2.3".parse().unwrap()), Version::HTTP_11).unwrap();
         parts
     }
 
@@ -188,7 +231,7 @@ mod tests {
     fn only_a_websocket_may_switch_protocols() {
         let keeps = |upgrade: &str, connection: &str| {
             let mut parts = mk(&[("host", "web"), ("upgrade", upgrade), ("connection", connection)]);
-            request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap()
+            request(&mut parts, &Client::new("10.1.2.3".parse().unwrap()), Version::HTTP_11).unwrap()
         };
         assert!(keeps("WebSocket", "keep-alive, Upgrade"));
         assert!(!keeps("websocket", "close"));
@@ -199,13 +242,13 @@ mod tests {
     fn the_authority_is_one_and_known() {
         let refused = |headers: &[(&str, &str)]| {
             let mut parts = mk(headers);
-            request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).is_err()
+            request(&mut parts, &Client::new("10.1.2.3".parse().unwrap()), Version::HTTP_11).is_err()
         };
         assert!(refused(&[]));
         assert!(refused(&[("host", "a"), ("host", "b")]));
         let mut parts = mk(&[("host", "other")]);
         parts.uri = "http://web/x".parse().unwrap();
-        request(&mut parts, "10.1.2.3".parse().unwrap(), Version::HTTP_11).unwrap();
+        request(&mut parts, &Client::new("10.1.2.3".parse().unwrap()), Version::HTTP_11).unwrap();
         assert_eq!((parts.headers["host"].as_bytes(), parts.uri.to_string().as_str()), (&b"web"[..], "/x"));
     }
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod exposition;
 pub mod forward;
 pub mod h1;
+pub mod http2;
 pub mod limits;
 pub mod listener;
 pub mod mirror;

@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use crate::body::RequestBody;
 use crate::h1::chunked::{Decoder, Step};
 use crate::h1::request;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, SendError, Upstream};
 use crate::view::PortView;
 use crate::worker::Worker;
 
@@ -243,11 +243,12 @@ async fn exchange(
         let mut lease = upstream.lease(version, connect_timeout, fresh).await.ok()?;
         let mut response = match lease.send(request).await {
             Ok(response) => response,
-            Err(mut error) => {
-                // A pooled connection that the endpoint had closed.
-                request = error.take_message()?;
+            // A pooled connection that the endpoint had closed.
+            Err(SendError::Unsent(unsent)) => {
+                request = *unsent;
                 continue;
             }
+            Err(SendError::Refused | SendError::Failed(_)) => return None,
         };
         let mut left = MAX_ANSWER;
         while let Some(frame) = response.body_mut().frame().await {

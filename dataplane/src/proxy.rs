@@ -1,7 +1,8 @@
 //! The request path, from the client's head to the endpoint's: which arm, which endpoint, and what to do when one cannot
 //! be reached. Knows nothing of sockets; the choices themselves are in crate `routing`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,19 +10,18 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use routing::rules::Decision;
 use routing::{Affinity, Arm, Choice, Flag, Protocol, balance, retry};
 
-use crate::body::{Passing, RequestBody, ResponseBody, grpc_status};
+use crate::body::{Incoming, Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
+use crate::forward::Client;
 use crate::mirror::Copy;
 use crate::record::Record;
 use crate::replay::Spare;
 use crate::retries::{self, Retries};
 use crate::sight::Asked;
-use crate::upstream::{Lease, Upstream, Version};
+use crate::upstream::{Lease, SendError, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
 use crate::{forward, replay, rules, upgrade};
@@ -36,7 +36,7 @@ pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 pub async fn handle(
     worker: &Worker,
     slot: &Slot,
-    client: IpAddr,
+    client: &Client,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let view = slot.current();
@@ -55,7 +55,7 @@ pub async fn handle(
         let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         let asked = Asked { method: request.method().as_str(), target, protocol };
         let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        sight.look(asked, || client.to_string(), (&view.port, arm), fields, || worker.random())
+        sight.look(asked, || client.address().to_string(), (&view.port, arm), fields, || worker.random())
     });
     if let Some(detail) = &detail {
         detail.mark(request.headers_mut());
@@ -64,10 +64,13 @@ pub async fn handle(
     record.carry(detail);
     let deadline = deadline(&view, decision.as_ref(), &record);
     let switching = upgrade::requested(&mut request);
-    let exchange = exchange(worker, &view, arm, decision.as_ref(), client, request, &mut record);
-    let answer = match deadline {
-        None => exchange.await,
-        Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
+    let answer = {
+        // Pinned here, and so held once: every move of a future is one more copy of it in the futures around it.
+        let exchange = pin!(exchange(worker, &view, arm, decision.as_ref(), client, request, &mut record));
+        match deadline {
+            None => exchange.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
+        }
     };
     match answer {
         Err(error) => refuse(error, record),
@@ -77,7 +80,8 @@ pub async fn handle(
                 record.grpc_status(status);
             }
             let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            forward::response(response.headers_mut(), switched);
+            let from = response.version();
+            forward::response(response.headers_mut(), from, switched);
             if let Some(decision) = &decision {
                 rules::edit_response(response.headers_mut(), decision);
             }
@@ -137,7 +141,7 @@ async fn exchange(
     view: &PortView,
     mut arm: Arm,
     decision: Option<&Decision>,
-    client: IpAddr,
+    client: &Client,
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
@@ -192,18 +196,19 @@ async fn exchange(
         if arm == Arm::Stable {
             record.sent_to(&upstream);
         }
-        let attempt = attempt(&upstream, version, view.port.route.connect_timeout, request);
+        let attempt = pin!(attempt(&upstream, version, view.port.route.connect_timeout, request));
         let answer = Spare::in_time(spare, attempt).await.unwrap_or_else(|| {
             upstream.observe(FAILURE_LATENCY);
             Err(Failure::Final(ProxyError::Timeout))
         });
         let spare = match answer {
             Ok((response, lease)) => {
+                let Some(spare) = spare else { return Ok((response, lease)) };
                 let grpc_status = grpc_status(response.headers());
                 let answer = retry::Failure::Answer { status: response.status().as_u16(), grpc_status };
-                let Some(spare) = spare.filter(|spare| spare.again(answer, record)) else {
+                if !spare.again(answer, record) {
                     return Ok((response, lease));
-                };
+                }
                 if response.body().is_end_stream() {
                     lease.give_back();
                 }
@@ -300,15 +305,17 @@ async fn attempt(
             }
             Err(error) => error,
         };
-        let refused = refused(error.error());
-        request = match resend(error, copy) {
-            Ok(request) if lease.reused() => request,
-            Ok(request) => {
+        request = match (error, copy) {
+            (SendError::Unsent(unsent), _) if lease.reused() => *unsent,
+            (SendError::Unsent(unsent), _) => {
                 upstream.observe(FAILURE_LATENCY);
-                return Err(Failure::Unsent(Box::new(request)));
+                return Err(Failure::Unsent(unsent));
             }
-            Err(_) if refused => return Err(Failure::Refused),
-            Err(error) => {
+            (SendError::Failed(ProxyError::BadAnswer), _) => return Err(Failure::Final(ProxyError::BadAnswer)),
+            // There is a copy only of what went over a pooled connection.
+            (SendError::Refused | SendError::Failed(_), Some(copy)) => copy,
+            (SendError::Refused, None) => return Err(Failure::Refused),
+            (SendError::Failed(error), None) => {
                 if error == ProxyError::Reset {
                     upstream.observe(FAILURE_LATENCY);
                 }
@@ -317,17 +324,6 @@ async fn attempt(
         };
         fresh = true;
     }
-}
-
-/// Whether the endpoint says that it has not looked at the request: the stream was refused (RFC 9113 §8.7), or came after
-/// the last one that it takes on this connection (§6.8).
-fn refused(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| match cause.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => true,
-        Some(h2::Reason::NO_ERROR) => cause.is_go_away() && cause.is_remote(),
-        _ => false,
-    })
 }
 
 /// May be sent twice (RFC 9110 §9.2.2).
@@ -339,21 +335,4 @@ fn idempotent(method: &Method) -> bool {
 fn replayable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     (idempotent(request.method()) && request.body().is_end_stream())
         .then(|| replay::head_of(request).map(|()| RequestBody::Empty))
-}
-
-/// The request, if it may be sent again; else what went wrong.
-fn resend(
-    mut error: TrySendError<Request<RequestBody>>,
-    copy: Option<Request<RequestBody>>,
-) -> Result<Request<RequestBody>, ProxyError> {
-    if let Some(unsent) = error.take_message() {
-        return Ok(unsent);
-    }
-    let error = error.into_error();
-    match copy {
-        Some(copy) if !error.is_parse() => Ok(copy),
-        _ if error.is_parse() => Err(ProxyError::BadAnswer),
-        _ if error.is_user() => Err(ProxyError::ClientGone),
-        _ => Err(ProxyError::Reset),
-    }
 }

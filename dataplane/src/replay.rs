@@ -10,10 +10,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use routing::retry::Failure;
 
-use crate::body::RequestBody;
+use crate::body::{BodyError, Incoming, RequestBody};
 use crate::error::ProxyError;
 use crate::mirror::Copy;
 use crate::proxy::Tried;
@@ -99,11 +98,10 @@ impl<'a> Spare<'a> {
     }
 
     /// Limits the time from the end of the request to the head of the answer, where the route has a limit.
-    pub async fn in_time<T>(spare: Option<&Self>, attempt: impl Future<Output = T>) -> Option<T> {
+    pub async fn in_time<T>(spare: Option<&Self>, mut attempt: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         let Some((spare, limit)) = spare.and_then(|spare| Some((spare, spare.retries.per_try_timeout()?))) else {
             return Some(attempt.await);
         };
-        let mut attempt = std::pin::pin!(attempt);
         loop {
             let waited_from_the_end = spare.sent();
             match tokio::time::timeout(limit, attempt.as_mut()).await {
@@ -139,7 +137,7 @@ pub(crate) fn head_of<B>(request: &Request<B>) -> Request<()> {
 }
 
 impl Kept {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -180,7 +178,7 @@ impl Kept {
 
 impl Replay {
     /// As `Body::poll_frame`.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let kept = &mut *self.kept.borrow_mut();
         if kept.turn != self.turn {
             // A newer attempt has taken over; an end here would make this one look complete.

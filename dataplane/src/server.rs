@@ -12,18 +12,19 @@ use bytes::{Buf, Bytes};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use routing::{Limit, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::body::ResponseBody;
+use crate::body::{self, ResponseBody};
 use crate::cork::Cork;
+use crate::forward::Client;
 use crate::h1::relay;
+use crate::http2;
 use crate::proxy;
-use crate::upstream::LocalExecutor;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
 
@@ -32,23 +33,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time that a client has for the head of a request, idle time before it included: longer than the 90 s after which Go's
 /// clients close idle connections, so that they and not we close them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
-/// What `h2` is told that a field list may be, in multiples of the limit: what is past the limit is answered, and counted,
-/// by us, and what is past this by `h2`, which counts nothing. Both say 431.
-const LIST_SCALE: usize = 2;
 
 /// Serves an HTTP connection until it ends.
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, client: IpAddr) {
     let mut start = Vec::with_capacity(PREFACE.len());
-    let http2 = match tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&mut stream, &mut start)).await {
-        Ok(Ok(http2)) => http2,
+    let preface = match tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&mut stream, &mut start)).await {
+        Ok(Ok(preface)) => preface,
         Ok(Err(_)) | Err(_) => return,
     };
     let protocol = slot.current().port.protocol;
-    if !http2 && protocol != Protocol::Http2 {
+    if !preface && protocol != Protocol::Http2 {
         return relay::serve(&worker, &slot, stream, &start, client).await;
     }
-    if http2 {
-        return serve_http2(worker, slot, Cork::new(stream, start.into()), client).await;
+    if preface {
+        return http2::server::serve(worker, slot, Cork::new(stream, start.into()), client).await;
     }
     serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client).await;
 }
@@ -66,9 +64,10 @@ async fn speaks_http2(stream: &mut TcpStream, start: &mut Vec<u8>) -> io::Result
 }
 
 async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, client: IpAddr) {
+    let known = Client::new(client);
     let service = service_fn(|request: Request<Incoming>| {
-        let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
-        async move { Ok::<_, Infallible>(answer_http1(&worker, &slot, client, request).await) }
+        let (worker, slot, client) = (Rc::clone(&worker), Rc::clone(&slot), known.clone());
+        async move { Ok::<_, Infallible>(answer_http1(&worker, &slot, &client, request).await) }
     });
     let limits = worker.registry().limits();
     let mut connection = pin!(
@@ -101,65 +100,16 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
 async fn answer_http1(
     worker: &Worker,
     slot: &Slot,
-    client: IpAddr,
+    client: &Client,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut response = proxy::handle(worker, slot, client, request).await;
+    let mut response = proxy::handle(worker, slot, client, request.map(body::Incoming::Http1)).await;
     *response.version_mut() = Version::HTTP_11;
     // The connection stays open for what is already on its way; the client opens its next one elsewhere.
     if worker.current_phase() >= Phase::Draining && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// The answer to a request whose head is past a limit.
-fn too_large(worker: &Worker, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
-    let limits = worker.registry().limits();
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    let limit = limits.exceeded(target, request.headers())?;
-    limits.reach(limit);
-    let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head is too large");
-    worker.registry().reject(status.as_u16());
-    Some(proxy::answer(status, text))
-}
-
-async fn serve_http2(worker: Rc<Worker>, slot: Rc<Slot>, cork: Cork, client: IpAddr) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, slot) = (Rc::clone(&worker), Rc::clone(&slot));
-        // Boxed once: hyper moves it several times.
-        Box::pin(async move {
-            let mut response = match too_large(&worker, &request) {
-                None => proxy::handle(&worker, &slot, client, request).await,
-                Some(refusal) => refusal,
-            };
-            *response.version_mut() = Version::HTTP_2;
-            Ok::<_, Infallible>(response)
-        })
-    });
-    let limits = worker.registry().limits().now();
-    let mut connection = pin!(
-        http2::Builder::new(LocalExecutor)
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .max_concurrent_streams(limits.streams)
-            .max_header_list_size(u32::try_from(limits.header_bytes * LIST_SCALE).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(20)
-            .max_local_error_reset_streams(128)
-            .initial_connection_window_size(1024 * 1024)
-            .serve_connection(TokioIo::new(cork.clone()), service)
-    );
-    let result = tokio::select! {
-        result = cork.drive(connection.as_mut()) => result,
-        () = worker.reached(Phase::Draining) => {
-            connection.as_mut().graceful_shutdown();
-            cork.drive(connection).await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
-    }
 }
 
 /// A stream some of whose bytes were read already.

@@ -1,12 +1,11 @@
 //! WebSocket handshakes that became a byte stream: both ends are spliced until one closes.
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-use crate::body::ResponseBody;
+use crate::body::{Incoming, ResponseBody};
 use crate::record::Record;
 use crate::splice;
 use crate::upstream::Lease;

@@ -8,19 +8,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use routing::balance::PeakEwma;
 use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use crate::body::RequestBody;
-use crate::cork::{Cork, Tasks};
+use crate::body::{Incoming, RequestBody};
+use crate::error::ProxyError;
+use crate::http2::client;
 use crate::listener::keep_alive;
 use crate::pods::PodCell;
 
@@ -28,19 +27,6 @@ use crate::pods::PodCell;
 const MAX_IDLE: usize = 256;
 /// Requests under way on one HTTP/2 connection before another is opened.
 const STREAMS_PER_CONNECTION: u32 = 100;
-
-/// Runs hyper's HTTP/2 tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        spawn_local(future);
-    }
-}
 
 /// One endpoint as one worker sees it.
 #[derive(Debug)]
@@ -69,7 +55,7 @@ struct Idle {
 
 #[derive(Clone, Debug)]
 struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+    sender: client::Sender,
     streams: Rc<Streams>,
 }
 
@@ -161,7 +147,18 @@ pub enum DialError {
     Timeout,
     /// Connected, and then the protocol did not start.
     #[error("cannot start HTTP on the connection to endpoint")]
-    Handshake(#[source] hyper::Error),
+    Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub enum SendError {
+    /// None of it was sent.
+    Unsent(Box<Request<RequestBody>>),
+    /// The endpoint says that it has not looked at it.
+    Refused,
+    /// Anything else.
+    Failed(ProxyError),
 }
 
 impl Upstream {
@@ -249,7 +246,7 @@ impl Upstream {
         let used = |streams: &Streams| {
             streams.open.get() > 0 || limit.is_none_or(|limit| streams.idle_since.get().elapsed() < limit)
         };
-        self.shared.borrow_mut().retain(|shared| !shared.sender.is_closed() && used(&shared.streams));
+        self.shared.borrow_mut().retain_mut(|shared| !shared.sender.is_closed() && used(&shared.streams));
     }
 
     /// Counts one more request as under way for as long as the value lives.
@@ -339,7 +336,7 @@ impl Upstream {
             }
             Version::Http2 => {
                 let mut shared = self.shared.borrow_mut();
-                shared.retain(|shared| !shared.sender.is_closed());
+                shared.retain_mut(|shared| !shared.sender.is_closed());
                 let free = shared.iter().find(|shared| shared.streams.open.get() < STREAMS_PER_CONNECTION);
                 free.cloned().map(Connection::Http2)
             }
@@ -351,7 +348,7 @@ impl Upstream {
             Version::Http1 => {
                 let io = TokioIo::new(self.connect().await?);
                 let (sender, connection) =
-                    http1::Builder::new().max_headers(128).handshake(io).await.map_err(DialError::Handshake)?;
+                    http1::Builder::new().max_headers(128).handshake(io).await.map_err(handshake)?;
                 spawn_local(async move {
                     // What went wrong reaches the request that was under way, if any.
                     let _ = connection.with_upgrades().await;
@@ -363,20 +360,10 @@ impl Upstream {
                 if !fresh && let Some(connection) = self.pooled(version) {
                     return Ok(connection);
                 }
-                let cork = Cork::new(self.connect().await?, Bytes::new());
-                let (sender, connection) = http2::Builder::new(Tasks::of(cork.clone()))
-                    .timer(TokioTimer::new())
-                    .keep_alive_interval(Duration::from_secs(20))
-                    .keep_alive_timeout(Duration::from_secs(10))
-                    .initial_connection_window_size(1024 * 1024)
-                    .max_header_list_size(64 * 1024)
-                    .handshake(TokioIo::new(cork))
-                    .await
-                    .map_err(DialError::Handshake)?;
-                spawn_local(async move {
-                    let _ = connection.await;
-                });
                 let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+                let counted = Rc::clone(&streams);
+                let busy = move || counted.open.get() > 0;
+                let sender = client::connect(self.connect().await?, busy).await.map_err(handshake)?;
                 let shared = Shared { sender, streams };
                 if !self.retired.get() {
                     self.shared.borrow_mut().push(shared.clone());
@@ -385,6 +372,10 @@ impl Upstream {
             }
         }
     }
+}
+
+fn handshake(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DialError {
+    DialError::Handshake(error.into())
 }
 
 impl Lease {
@@ -398,13 +389,18 @@ impl Lease {
     ///
     /// # Errors
     /// With the request inside if none of it was sent.
-    pub async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
         match self.connection.as_mut().expect("a lease has a connection until it is given back") {
-            Connection::Http1(sender) => sender.try_send_request(request).await,
-            Connection::Http2(shared) => shared.sender.try_send_request(request).await,
+            Connection::Http1(sender) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(Incoming::Http1)),
+                Err(mut error) => Err(match error.take_message() {
+                    Some(unsent) => SendError::Unsent(Box::new(unsent)),
+                    None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
+                    None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
+                    None => SendError::Failed(ProxyError::Reset),
+                }),
+            },
+            Connection::Http2(shared) => shared.sender.send(request).await,
         }
     }
 

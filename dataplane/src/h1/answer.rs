@@ -25,6 +25,8 @@ use routing::retry::Failure;
 const MAX_INTERIM: u32 = 16;
 /// Bytes of a body that are sent in one go with the head.
 const WITH_HEAD: usize = 16 * 1024;
+/// Bytes that a head may grow by without moving.
+const MORE: usize = 64;
 /// Room for one read of a head, and of a body: small, until a body turns out to be large.
 const SMALL: usize = 8 * 1024;
 const LARGE: usize = 128 * 1024;
@@ -104,6 +106,7 @@ pub async fn relay(
     for _ in 0..=MAX_INTERIM {
         let length = read_head(from, received).await?;
         out.clear();
+        out.reserve(received.len().min(length + WITH_HEAD) + context.added.len() + MORE);
         let head = open(context, &received[..length], out, record)?;
         received.advance(length);
         match head {

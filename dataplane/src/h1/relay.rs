@@ -5,6 +5,7 @@ mod attempt;
 mod exchange;
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -133,7 +134,8 @@ impl Connection<'_> {
                 // An idle connection holds no memory for what may never come.
                 self.buffer = BytesMut::new();
                 (self.out, self.scratch) = (Vec::new(), Vec::new());
-                if self.stream.readable().await.is_err() {
+                // Not `readable()`, which keeps a list of those who wait.
+                if poll_fn(|context| self.stream.poll_read_ready(context)).await.is_err() {
                     return Ok(None);
                 }
             }

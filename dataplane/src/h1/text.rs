@@ -46,10 +46,11 @@ pub fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// Digits only; leading zeros are allowed (RFC 9110 §8.6 has them in the grammar).
 #[must_use]
 pub fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    let digit = |sum: u64, byte: &u8| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        sum.checked_mul(10)?.checked_add(digit)
+    };
+    if value.is_empty() { None } else { value.iter().try_fold(0, digit) }
 }
 
 /// Appends one field.

@@ -113,8 +113,8 @@ pub(crate) fn translation(data: &[u8]) {
     }
     let Ok(request) = builder.version(http::Version::HTTP_11).body(()) else { return };
     let (mut parts, ()) = request.into_parts();
-    let client = std::net::IpAddr::from([192, 0, 2, 1]);
-    if forward::request(&mut parts, client, http::Version::HTTP_2).is_err() {
+    let client = forward::Client::new(std::net::IpAddr::from([192, 0, 2, 1]));
+    if forward::request(&mut parts, &client, http::Version::HTTP_2).is_err() {
         return;
     }
     for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "host"] {
@@ -122,7 +122,7 @@ pub(crate) fn translation(data: &[u8]) {
     }
     assert!(parts.headers.get(header::TE).is_none_or(|te| te == "trailers"));
     assert!(parts.uri.authority().is_some() && parts.uri.scheme_str() == Some("http"));
-    forward::request(&mut parts, client, http::Version::HTTP_11).expect("what was taken once must be taken again");
+    forward::request(&mut parts, &client, http::Version::HTTP_11).expect("what was taken once must be taken again");
     assert_eq!(parts.headers.get_all(header::HOST).iter().count(), 1);
     assert!(parts.uri.authority().is_none() && !parts.headers.contains_key(header::UPGRADE));
 }

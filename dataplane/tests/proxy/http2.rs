@@ -98,7 +98,12 @@ async fn grpc_passes_with_its_trailers_and_its_status_counts() {
 #[tokio::test]
 async fn many_calls_at_once_share_the_connections() {
     let origin = grpc_origin("0").await;
-    let bed = Bed::new(|route| stable(route, origin)).await;
+    let bed = Bed::new(|route| {
+        stable(route, origin);
+        // They all wait for the first connection, on a machine that may be busy.
+        route.http.get_or_insert_default().connect_timeout_ms = 60_000;
+    })
+    .await;
     let client = connect(bed.port).await;
     let calls: Vec<_> = (0..200)
         .map(|_| {

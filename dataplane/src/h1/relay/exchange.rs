@@ -1,5 +1,6 @@
 //! One request and its answer: parsed, given to an arm, recorded, and ended, whether an endpoint answers or the proxy.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Buf;
@@ -23,6 +24,8 @@ use crate::view::PortView;
 
 /// Bodies up to this size are sent together with their head, and again on another connection if need be.
 const REPLAY: u64 = 64 * 1024;
+/// Bytes that a head may grow by without moving: what is said of the client.
+const MORE: usize = 128;
 
 /// A request whose head was read.
 pub(super) struct Opened {
@@ -43,6 +46,7 @@ impl Connection<'_> {
         let known = view.port.route.rules.as_ref();
         let decision = known.and_then(|known| known.decide(&head.view(), self.worker.random(), rules::now));
         self.out.clear();
+        self.out.reserve(length + MORE);
         head.write(&self.client, decision.as_ref(), &mut self.out);
         let Choice { arm, told } = match &decision {
             // No arm's: it must not move the split.
@@ -101,10 +105,13 @@ impl Connection<'_> {
         let retries =
             route.retry.as_ref().map(|policy| Retries::begin(policy, self.worker, facts.idempotent, deadline));
         let upload = Upload::new(facts.framing, retries.as_ref());
-        let served = self.forward(&view, arm, decision.as_ref(), facts, upload, &mut record);
-        let served = match deadline {
-            None => served.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
+        let served = {
+            // Pinned here, and so held once, not in each of the futures below.
+            let served = pin!(self.forward(&view, arm, decision.as_ref(), facts, upload, &mut record));
+            match deadline {
+                None => served.await,
+                Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
+            }
         };
         if let Some(copy) = self.copy.take() {
             copy.send();
