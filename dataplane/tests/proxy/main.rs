@@ -5,6 +5,7 @@
 mod affinity;
 mod common;
 mod configuration;
+mod frames;
 mod grpc;
 mod http2;
 mod life;

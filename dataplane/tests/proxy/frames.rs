@@ -1,0 +1,104 @@
+//! What HTTP/2 has beyond requests and answers: resets with a reason, and answers that end before their request.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Request, Response};
+use proxy_api::v1beta1 as api;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use crate::common::{Bed, eventually, stable, within};
+
+/// A port that serves over HTTP/2, with an endpoint that gives each stream to the receiver.
+async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let (streams, received) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let streams = streams.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok(stream)) = connection.accept().await {
+                    streams.send(stream).unwrap();
+                }
+            });
+        }
+    });
+    (Bed::new(|route| stable(route, address)).await, received)
+}
+
+async fn connect(bed: &Bed) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
+    let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    requests
+}
+
+fn post() -> Request<()> {
+    Request::post("http://web/").body(()).unwrap()
+}
+
+async fn read(stream: &mut RecvStream) -> Result<usize, h2::Error> {
+    let mut length = 0;
+    while let Some(data) = within(stream.data()).await {
+        let data = data?;
+        length += data.len();
+        stream.flow_control().release_capacity(data.len()).unwrap();
+    }
+    Ok(length)
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_before_its_request_does_not_cut_it_off() {
+    let (bed, mut streams) = bed().await;
+    let (answer, mut body) = connect(&bed).await.send_request(post(), false).unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(within(answer).await.unwrap().status(), 200);
+    // Larger than the windows, so that it goes on as the endpoint takes it.
+    body.send_data(vec![7; 4_000_000].into(), true).unwrap();
+    assert_eq!(read(request.body_mut()).await.unwrap(), 4_000_000);
+    eventually("it is counted", || bed.counters(api::Arm::Stable).succeeded == 1).await;
+}
+
+#[tokio::test]
+async fn a_reset_reaches_the_other_side_with_its_reason() {
+    let (bed, mut streams) = bed().await;
+    let mut client = connect(&bed).await;
+    // Of the endpoint, within its answer.
+    let (answer, _body) = client.send_request(post(), false).unwrap();
+    let (_request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data("some".into(), false).unwrap();
+    let mut answer = within(answer).await.unwrap().into_body();
+    assert_eq!(within(answer.data()).await.unwrap().unwrap(), "some");
+    body.send_reset(Reason::ENHANCE_YOUR_CALM);
+    assert_eq!(read(&mut answer).await.unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    eventually("the endpoint's fault", || bed.counters(api::Arm::Stable).errors == 1).await;
+
+    // Of the client, within its request, before there is an answer and after.
+    for answered in [false, true] {
+        let (answer, mut body) = client.send_request(post(), false).unwrap();
+        body.send_data("some".into(), false).unwrap();
+        let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+        assert_eq!(within(request.body_mut().data()).await.unwrap().unwrap(), "some");
+        let mut sent = None;
+        if answered {
+            sent = Some(respond.send_response(Response::new(()), false).unwrap());
+            within(answer).await.unwrap();
+        }
+        body.send_reset(Reason::CANCEL);
+        assert_eq!(read(request.body_mut()).await.unwrap_err().reason(), Some(Reason::CANCEL));
+        let count = 1 + u64::from(answered);
+        eventually("the client's fault", || bed.counters(api::Arm::Stable).client_errors == count).await;
+        drop(sent);
+    }
+    let counters = bed.counters(api::Arm::Stable);
+    assert_eq!((counters.started, counters.errors, counters.in_flight), (3, 1, 0), "{counters:?}");
+}
