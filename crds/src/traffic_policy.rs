@@ -14,6 +14,39 @@ pub struct TrafficPolicy {
     /// Connections to the pods: how they are made, kept and limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_pool: Option<ConnectionPool>,
+    /// Pods that fail one request after the other are left out for a while. Absent: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+/// Pods that fail one request after the other are left out for a while, within their version: no request changes to the other
+/// one by this, and what counted against a version stays counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutlierDetection {
+    /// Answers of 500 to 599, or none, in a row, that eject a pod; 0: not looked at. 5 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "consecutive5xxErrors")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub consecutive_5xx_errors: Option<i32>,
+    /// Answers of 502, 503 or 504, or none, in a row, that eject a pod; 0 or absent: not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub consecutive_gateway_errors: Option<i32>,
+    /// Time of service that forgives a pod one of its ejections, `1ms` to `60m`; 10s if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(ms|s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')").message("outlierDetection.interval must lie between 1ms and 60m"))]
+    pub interval: Option<String>,
+    /// How long a pod is left out the first time, `1ms` to `60m`; 30s if absent. The second time in a row it is twice as
+    /// long, and so on up to five minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(ms|s|m)$"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('1h')").message("outlierDetection.baseEjectionTime must lie between 1ms and 60m"))]
+    pub base_ejection_time: Option<String>,
+    /// Share of a version's pods that may be left out at a time, never exceeded; 50 if absent. The last one stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejection_percent: Option<i32>,
 }
 
 /// Connections to the pods: how they are made, kept and limited.

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use routing::{Port, Table};
+use routing::{Arm, Port, Table};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -81,7 +81,9 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> 
         "/readyz" if shared.ready() => respond(StatusCode::OK, TEXT, "ok\n".to_owned()),
         "/readyz" => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not configured, or draining\n".to_owned()),
         "/config" => json_answer(&dump(&shared.table(), after(request))),
-        "/clusters" => json_answer(&clusters(&shared.table(), &shared.glances().await, after(request))),
+        "/clusters" => {
+            json_answer(&clusters(&shared.table(), &shared.glances().await, shared.registry.now(), after(request)))
+        }
         "/stats" => json_answer(&stats(shared)),
         _ => respond(
             StatusCode::NOT_FOUND,
@@ -117,26 +119,35 @@ fn page(table: &Table, after: u16, one: impl Fn(&Port) -> Value) -> Value {
 }
 
 /// Endpoints with what all workers together say of them.
-fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], after: u16) -> Value {
-    let endpoint = |uid: &str, target: &routing::Target| {
-        let place = (uid.to_owned(), target.address);
+fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, after: u16) -> Value {
+    let endpoint = |port: &Port, arm: Arm, number: usize, target: &routing::Target| {
+        let place = (port.route.uid.clone(), target.address);
         let seen: Vec<&Glance> = glances.iter().filter_map(|worker| worker.get(&place)).collect();
         let slowest = seen.iter().map(|glance| glance.micros).fold(0.0, f64::max);
-        json!({
+        let mut shown = json!({
             "address": target.address.to_string(),
             "pod": target.pod,
             "inFlight": seen.iter().map(|glance| u64::from(glance.in_flight)).sum::<u64>(),
             "idleConnections": seen.iter().map(|glance| glance.idle).sum::<usize>(),
             "http2Connections": seen.iter().map(|glance| glance.shared).sum::<usize>(),
             "latencyMs": slowest / 1e3,
-        })
+        });
+        if let (Some(ward), Some(outliers)) = (port.ward(arm), &port.route.outliers) {
+            let health = &ward.endpoints()[number];
+            shown["ejectedForMs"] = json!(health.ejected_for(now).map(|left| left.as_millis() as u64));
+            shown["ejections"] = health.ejections(outliers.interval(), now).into();
+        }
+        shown
+    };
+    let endpoints = |port: &Port, arm: Arm| -> Vec<Value> {
+        port.targets(arm).iter().enumerate().map(|(number, target)| endpoint(port, arm, number, target)).collect()
     };
     let mut page = page(table, after, |port| {
         json!({
             "port": port.number,
             "service": format!("{}/{}", port.route.namespace, port.route.service),
-            "stable": port.stable.iter().map(|target| endpoint(&port.route.uid, target)).collect::<Vec<_>>(),
-            "canary": port.canary.iter().map(|target| endpoint(&port.route.uid, target)).collect::<Vec<_>>(),
+            "stable": endpoints(port, Arm::Stable),
+            "canary": endpoints(port, Arm::Canary),
         })
     });
     page["workers"] = glances.len().into();

@@ -57,6 +57,7 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
         histogram(out, labels, totals)?;
     }
     retries(out, &series)?;
+    outliers(out, registry, table)?;
     head(out, names::WEIGHT, "gauge", "Share of the canary in force, in percent.")?;
     for route in table.routes().values() {
         let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
@@ -181,6 +182,35 @@ fn retries(out: &mut String, series: &[(String, Totals)]) -> fmt::Result {
     head(out, names::RETRIES_RECOVERED_TOTAL, "counter", "Requests that only a retry made end well.")?;
     for (labels, totals) in &retrying {
         writeln!(out, "{}{{{labels}}} {}", names::RETRIES_RECOVERED_TOTAL, totals.recovered)?;
+    }
+    Ok(())
+}
+
+/// Only of routes that look for outliers.
+fn outliers(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
+    let arms = [(Arm::Stable, names::ARM_STABLE), (Arm::Canary, names::ARM_CANARY)];
+    let (total, active) = (names::OUTLIER_EJECTIONS_TOTAL, names::OUTLIER_EJECTED_ENDPOINTS);
+    let labels = |route: &Route, arm: &str| {
+        let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
+        let (l_namespace, l_canary) = (names::LABEL_NAMESPACE, names::LABEL_CANARY);
+        let (l_service, l_arm) = (names::LABEL_SERVICE, names::LABEL_ARM);
+        format!("{l_namespace}=\"{namespace}\",{l_canary}=\"{canary}\",{l_service}=\"{service}\",{l_arm}=\"{arm}\"")
+    };
+    head(out, total, "counter", "Endpoints left out because they failed one request after the other.")?;
+    for route in table.routes().values() {
+        for (arm, name) in arms {
+            if let Some(outliers) = &route.outliers {
+                writeln!(out, "{total}{{{}}} {}", labels(route, name), outliers.ejections(arm))?;
+            }
+        }
+    }
+    head(out, active, "gauge", "Endpoints that are left out now.")?;
+    for port in table.ports().values() {
+        for (arm, name) in arms {
+            if let Some(ward) = port.ward(arm) {
+                writeln!(out, "{active}{{{}}} {}", labels(&port.route, name), ward.active(registry.now()))?;
+            }
+        }
     }
     Ok(())
 }

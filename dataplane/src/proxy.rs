@@ -192,7 +192,7 @@ async fn exchange(
             request = spare.next(None, &mut tried).await;
             continue;
         };
-        record.attempt(&upstream);
+        record.attempt(view.arm(arm), &upstream, worker.registry());
         if arm == Arm::Stable {
             record.sent_to(&upstream);
         }
@@ -217,6 +217,7 @@ async fn exchange(
             Err(Failure::Unsent(unsent)) => {
                 request = *unsent;
                 tried.unreachable(upstream.address());
+                record.unreached();
                 continue;
             }
             Err(Failure::Refused) => Spare::after(spare, retry::Failure::Refused, ProxyError::Reset, record)?,
@@ -252,15 +253,22 @@ pub fn pick(worker: &Worker, arm: &ArmView, tried: &Tried) -> Option<Rc<Upstream
         return None;
     }
     let endpoints = &arm.endpoints;
-    let choose = |excluded: &dyn Fn(&SocketAddr) -> bool| {
-        let excluded = |i: usize| excluded(&endpoints[i].address());
+    let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
+        let excluded = |i: usize| excluded(&endpoints[i]);
         balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())
     };
-    let picked = if tried.failed.is_empty() {
-        choose(&|address| tried.unreachable.contains(address))
-    } else {
-        let other = choose(&|address| tried.unreachable.contains(address) || tried.failed.contains(address));
-        other.or_else(|| choose(&|address| tried.unreachable.contains(address)))
+    let unreachable = |upstream: &Upstream| tried.unreachable.contains(&upstream.address());
+    let failed = |upstream: &Upstream| tried.failed.contains(&upstream.address());
+    let picked = match (&arm.ward, tried.failed.is_empty()) {
+        (None, true) => choose(&unreachable),
+        (None, false) => choose(&|upstream| unreachable(upstream) || failed(upstream)).or_else(|| choose(&unreachable)),
+        (Some(_), _) => {
+            let ejected = |upstream: &Upstream| upstream.ejected(|| worker.registry().now());
+            choose(&|upstream| unreachable(upstream) || ejected(upstream) || failed(upstream))
+                .or_else(|| choose(&|upstream| unreachable(upstream) || ejected(upstream)))
+                // An endpoint that fails is better than none, and the arm's requests are the arm's.
+                .or_else(|| choose(&unreachable))
+        }
     };
     Some(Rc::clone(&endpoints[picked?]))
 }

@@ -1,15 +1,18 @@
 //! One request's record: begun when the arm is picked, ended on drop, so that nothing that ends a request can forget it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use routing::outlier::{Health, Ward};
 use routing::retry::Failure;
 use routing::{Flag, Flags, Outcome, classify};
 
 use crate::sight::{self, Detail, Ended};
-use crate::stats::Cell;
+use crate::stats::{Cell, Registry};
 use crate::upstream::Upstream;
+use crate::view::ArmView;
 
 /// Counts one request of one arm.
 #[derive(Debug)]
@@ -29,6 +32,16 @@ pub struct Record {
     detail: Option<Box<Detail>>,
     /// How the first attempt failed, if there was another.
     first: Option<(u16, Outcome)>,
+    /// The endpoint that is tried, if its answers are looked at.
+    trial: Option<Trial>,
+}
+
+#[derive(Debug)]
+struct Trial {
+    ward: Arc<Ward>,
+    health: Arc<Health>,
+    address: SocketAddr,
+    started: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +70,7 @@ impl Record {
             bytes: 0,
             detail: None,
             first: None,
+            trial: None,
         }
     }
 
@@ -73,10 +87,21 @@ impl Record {
         self.detail = detail;
     }
 
-    /// An endpoint is tried, of whichever arm.
-    pub fn attempt(&mut self, upstream: &Upstream) {
+    /// An endpoint of `arm` is tried.
+    pub fn attempt(&mut self, arm: &ArmView, upstream: &Upstream, clock: &Registry) {
+        if let (Some(ward), Some(health)) = (&arm.ward, arm.ward.as_ref().and_then(|_| upstream.health())) {
+            let address = upstream.address();
+            self.trial = Some(Trial { ward: Arc::clone(ward), health, address, started: clock.started() });
+        }
         if let Some(detail) = &mut self.detail {
             detail.attempt(upstream.address());
+        }
+    }
+
+    /// No connection to the endpoint that is tried.
+    pub fn unreached(&mut self) {
+        if let Some(trial) = self.trial.take() {
+            trial.answer(503);
         }
     }
 
@@ -118,12 +143,16 @@ impl Record {
     pub fn retried(&mut self, failure: Failure) {
         self.cell.retry();
         (self.status, self.grpc_status) = (0, None);
-        self.first.get_or_insert_with(|| match failure {
+        let (code, outcome) = match failure {
             Failure::Unreachable | Failure::Refused => (503, Outcome::Error),
             Failure::Reset => (502, Outcome::Error),
             Failure::Timeout => (504, Outcome::Error),
             Failure::Answer { status, grpc_status } => judged(status, grpc_status),
-        });
+        };
+        if let Some(trial) = self.trial.take() {
+            trial.answer(code);
+        }
+        self.first.get_or_insert((code, outcome));
     }
 
     /// An attempt failed, and the route's budget allows no other.
@@ -145,8 +174,6 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let (code, outcome) = match self.end {
-            // What users got may be fine; the arm gave no answer.
-            _ if self.no_endpoint => (503, Outcome::Error),
             End::Broken => (self.status.max(502), Outcome::Error),
             End::Complete => judged(self.status, self.grpc_status),
             End::Open if self.status >= 500 => (self.status, Outcome::Error),
@@ -155,6 +182,14 @@ impl Drop for Record {
         if self.end == End::Open {
             self.flags.insert(Flag::DownstreamConnectionTermination);
         }
+        // A client's fault says nothing of the endpoint.
+        let clients_fault =
+            self.flags.contains(Flag::DownstreamProtocolError) || self.flags.contains(Flag::StreamIdleTimeout);
+        if let Some(trial) = self.trial.take().filter(|_| self.status != 0 && !clients_fault) {
+            trial.answer(code);
+        }
+        // What users got may be fine; the arm gave no answer.
+        let (code, outcome) = if self.no_endpoint { (503, Outcome::Error) } else { (code, outcome) };
         let (code, outcome) = match self.first {
             None => (code, outcome),
             Some(first) => {
@@ -176,6 +211,15 @@ impl Drop for Record {
         // Without an endpoint it was the arm that failed, or another arm that answered.
         if let (false, Some(upstream)) = (self.no_endpoint, &self.sent_to) {
             upstream.count(matches!(outcome, Outcome::Error | Outcome::GrpcError), took);
+        }
+    }
+}
+
+impl Trial {
+    /// The endpoint gave an answer of `code`, or what stands for one.
+    fn answer(&self, code: u16) {
+        if self.ward.answer(&self.health, code, self.started.elapsed()) {
+            tracing::info!(server.address = %self.address, code, "endpoint ejected");
         }
     }
 }

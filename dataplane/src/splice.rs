@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::record::Record;
+use crate::upstream::Upstream;
 use crate::view::{ArmView, Slot};
 use crate::worker::Worker;
 
@@ -46,10 +47,25 @@ async fn reach(worker: &Worker, arm: &ArmView, timeout: Duration) -> Option<TcpS
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < MAX_ENDPOINTS {
         let endpoints = &arm.endpoints;
-        let excluded = |i: usize| tried.contains(&endpoints[i].address());
-        let picked = balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())?;
-        let address = endpoints[picked].address();
-        match endpoints[picked].dial_plain(timeout).await {
+        let clock = || worker.registry().now();
+        let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
+            let excluded = |i: usize| excluded(&endpoints[i]);
+            balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())
+        };
+        let unreachable = |upstream: &Upstream| tried.contains(&upstream.address());
+        let picked = match &arm.ward {
+            None => choose(&unreachable),
+            Some(_) => {
+                choose(&|upstream| unreachable(upstream) || upstream.ejected(clock)).or_else(|| choose(&unreachable))
+            }
+        };
+        let upstream = &endpoints[picked?];
+        let address = upstream.address();
+        let dialled = upstream.dial_plain(timeout).await;
+        if let (Some(ward), Some(health)) = (&arm.ward, upstream.health()) {
+            ward.answer(&health, if dialled.is_ok() { 200 } else { 503 }, clock());
+        }
+        match dialled {
             Ok(stream) => return Some(stream),
             Err(error) => {
                 tracing::debug!(server.address = %address, error = %crate::telemetry::Chain(&error), "endpoint not reached");

@@ -358,6 +358,12 @@ impl Registry {
         &self.limits
     }
 
+    /// When the process began.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Time since the process began: the clock of what its workers decide together.
     #[must_use]
     pub fn now(&self) -> Duration {

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use routing::balance::PeakEwma;
+use routing::outlier::Health;
 use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -43,6 +44,8 @@ pub struct Upstream {
     in_flight: Cell<u32>,
     retired: Cell<bool>,
     pool: Cell<Pool>,
+    /// Whether it is left out, if its route looks for endpoints that go on failing.
+    health: RefCell<Option<Arc<Health>>>,
     /// Where its pod's requests are counted, if it serves as stable.
     pod: RefCell<Option<Arc<PodCell>>>,
 }
@@ -176,6 +179,7 @@ impl Upstream {
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             pool: Cell::new(pool),
+            health: RefCell::default(),
             pod: RefCell::default(),
         }
     }
@@ -210,6 +214,23 @@ impl Upstream {
     /// What it serves is counted in `pod` from here on.
     pub fn count_in(&self, pod: Option<Arc<PodCell>>) {
         *self.pod.borrow_mut() = pod;
+    }
+
+    /// What is known of it, to all workers, from here on.
+    pub fn set_health(&self, health: Option<Arc<Health>>) {
+        *self.health.borrow_mut() = health;
+    }
+
+    /// What is known of it to all workers, if its route looks for endpoints that go on failing.
+    #[must_use]
+    pub fn health(&self) -> Option<Arc<Health>> {
+        self.health.borrow().clone()
+    }
+
+    /// Whether it is left out now.
+    #[must_use]
+    pub fn ejected(&self, now: impl FnOnce() -> Duration) -> bool {
+        self.health.borrow().as_ref().is_some_and(|health| health.ejected(now))
     }
 
     /// A request that it was given is over.

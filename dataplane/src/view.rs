@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use routing::outlier::Ward;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
 
@@ -35,6 +36,8 @@ pub struct ArmView {
     pub endpoints: Vec<Rc<Upstream>>,
     /// What is counted of them.
     pub cell: Arc<Cell>,
+    /// Who looks after them, if the route says so.
+    pub ward: Option<Arc<Ward>>,
 }
 
 /// Holds the current view of a port; shared by its listener and every connection.
@@ -173,12 +176,18 @@ fn view(
             .collect(),
         // The arms are compared by the port that is split: what a further port serves is counted nowhere.
         cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
+        ward: port.ward(arm).cloned(),
     };
     let stable = arm(Arm::Stable, &port.stable);
     let canary = arm(Arm::Canary, &port.canary);
     if port.split {
         for (upstream, target) in stable.endpoints.iter().zip(&port.stable) {
             upstream.count_in(registry.pod(worker, &port.route, Arm::Stable, &target.pod));
+        }
+    }
+    for arm in [&stable, &canary] {
+        for (place, upstream) in arm.endpoints.iter().enumerate() {
+            upstream.set_health(arm.ward.as_ref().map(|ward| Arc::clone(&ward.endpoints()[place])));
         }
     }
     let mirrored = port.route.mirror.as_ref().filter(|_| port.split).map(|_| registry.mirrors().of(&port.route));

@@ -3,7 +3,7 @@
 //! Form and ranges are the schema's affair; the proxies refuse what they do not know, and say so in their acknowledgement.
 
 use crds::canary::CanaryService;
-use crds::traffic_policy::ConnectionPool;
+use crds::traffic_policy::{ConnectionPool, OutlierDetection};
 use proxy_api::v1beta1 as api;
 
 /// `spec.service.retries`.
@@ -24,7 +24,10 @@ pub fn retries(service: &CanaryService) -> Option<api::Retries> {
 #[must_use]
 pub fn traffic(service: &CanaryService) -> Option<api::TrafficPolicy> {
     let asked = service.traffic_policy.as_ref()?;
-    Some(api::TrafficPolicy { connection_pool: asked.connection_pool.as_ref().map(connection_pool) })
+    Some(api::TrafficPolicy {
+        connection_pool: asked.connection_pool.as_ref().map(connection_pool),
+        outlier_detection: asked.outlier_detection.as_ref().map(outlier_detection),
+    })
 }
 
 /// `trafficPolicy.connectionPool.tcp.connectTimeout` in milliseconds; 0 where there is none.
@@ -32,6 +35,16 @@ pub fn traffic(service: &CanaryService) -> Option<api::TrafficPolicy> {
 pub fn connect_timeout_ms(service: &CanaryService) -> u64 {
     let pool = service.traffic_policy.as_ref().and_then(|policy| policy.connection_pool.as_ref());
     millis(pool.and_then(|pool| pool.tcp.as_ref()?.connect_timeout.as_deref()))
+}
+
+fn outlier_detection(asked: &OutlierDetection) -> api::OutlierDetection {
+    api::OutlierDetection {
+        consecutive_5xx_errors: asked.consecutive_5xx_errors.map(unsigned),
+        consecutive_gateway_errors: asked.consecutive_gateway_errors.map(unsigned),
+        interval_ms: millis(asked.interval.as_deref()),
+        base_ejection_time_ms: millis(asked.base_ejection_time.as_deref()),
+        max_ejection_percent: asked.max_ejection_percent.map(unsigned),
+    }
 }
 
 fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
@@ -108,6 +121,18 @@ mod tests {
         };
         assert_eq!(traffic(&pool).unwrap().connection_pool, Some(wanted));
         assert_eq!(connect_timeout_ms(&pool), 250);
+        let outliers = service(json!({ "outlierDetection": {
+            "consecutive5xxErrors": 3, "consecutiveGatewayErrors": 2, "interval": "1s", "baseEjectionTime": "1m",
+            "maxEjectionPercent": 0
+        } }));
+        let wanted = api::OutlierDetection {
+            consecutive_5xx_errors: Some(3),
+            consecutive_gateway_errors: Some(2),
+            interval_ms: 1_000,
+            base_ejection_time_ms: 60_000,
+            max_ejection_percent: Some(0),
+        };
+        assert_eq!(traffic(&outliers).unwrap().outlier_detection, Some(wanted));
         assert_eq!(traffic(&service(json!({}))), Some(api::TrafficPolicy::default()));
         assert_eq!(traffic(&service(json!(null))), None);
         assert_eq!(connect_timeout_ms(&service(json!(null))), 0);

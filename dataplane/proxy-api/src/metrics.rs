@@ -15,6 +15,11 @@ pub const RETRIES_DENIED_TOTAL: &str = "sluice_proxy_retries_denied_total";
 /// Counter: requests that ended well after their first attempt had failed, same labels. In [`REQUESTS_TOTAL`] they have the
 /// code of the first attempt.
 pub const RETRIES_RECOVERED_TOTAL: &str = "sluice_proxy_retries_recovered_total";
+/// Counter: endpoints left out because they failed one request after the other, by `canary_namespace`, `canary`, `service`,
+/// `arm`.
+pub const OUTLIER_EJECTIONS_TOTAL: &str = "sluice_proxy_outlier_ejections_total";
+/// Gauge: endpoints that are left out now, same labels.
+pub const OUTLIER_EJECTED_ENDPOINTS: &str = "sluice_proxy_outlier_ejected_endpoints";
 /// Gauge: the weight in force, by `canary_namespace`, `canary`, `service`.
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.

@@ -3,8 +3,8 @@
 //!
 //! Order of a request: [`table`] finds the port's route, [`rules`] say what else is done with it, [`affinity`] or
 //! [`split`] picks the arm, [`balance`] the endpoint, [`classify`] judges the answer, [`retry`] says whether to try again
-//! and [`budget`] whether the route can afford it, [`flag`] names what went wrong. [`merge`] decides which operator
-//! replica's word counts, [`limits`] what clients may take.
+//! and [`budget`] whether the route can afford it, [`outlier`] leaves out endpoints that go on failing, [`flag`] names what
+//! went wrong. [`merge`] decides which operator replica's word counts, [`limits`] what clients may take.
 
 pub mod affinity;
 pub mod audience;
@@ -15,6 +15,7 @@ pub mod flag;
 pub mod limits;
 pub mod merge;
 pub mod mirror;
+pub mod outlier;
 pub mod pool;
 pub mod retry;
 pub mod rules;

@@ -11,6 +11,7 @@ use proxy_api::v1beta1 as api;
 use crate::affinity::{self, Affinity};
 use crate::audience::Audience;
 use crate::mirror::{self, Mirror};
+use crate::outlier::{self, Outliers, Ward};
 use crate::pool::Pool;
 use crate::retry::{BadCondition, Retry};
 use crate::rules::{Head, RuleError, Rules};
@@ -53,6 +54,8 @@ pub struct Route {
     pub connect_timeout: Duration,
     /// Connections to the endpoints.
     pub pool: Pool,
+    /// Endpoints that go on failing, if the route looks for them.
+    pub outliers: Option<Outliers>,
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
     /// What is done about failed attempts.
@@ -85,6 +88,8 @@ pub struct Port {
     pub stable: Vec<Target>,
     /// Endpoints of the canary arm.
     pub canary: Vec<Target>,
+    /// Who looks after the arms' endpoints, if the route says so and the port is split: stable, canary.
+    wards: Option<[Arc<Ward>; 2]>,
 }
 
 /// Who answers a request.
@@ -148,6 +153,9 @@ pub enum Refusal {
     /// Mirror that cannot be carried out.
     #[error(transparent)]
     Mirror(#[from] mirror::Invalid),
+    /// Outlier detection that cannot be carried out.
+    #[error(transparent)]
+    Outlier(#[from] outlier::Invalid),
     /// Another route has the port.
     #[error("port {port} belongs to {holder}")]
     Taken {
@@ -159,6 +167,24 @@ pub enum Refusal {
 }
 
 impl Port {
+    /// The endpoints of an arm.
+    #[must_use]
+    pub fn targets(&self, arm: Arm) -> &[Target] {
+        match arm {
+            Arm::Stable => &self.stable,
+            Arm::Canary => &self.canary,
+        }
+    }
+
+    /// Who looks after the endpoints of an arm, in its order.
+    #[must_use]
+    pub fn ward(&self, arm: Arm) -> Option<&Arc<Ward>> {
+        self.wards.as_ref().map(|[stable, canary]| match arm {
+            Arm::Stable => stable,
+            Arm::Canary => canary,
+        })
+    }
+
     /// The arm of a request with these header fields; `head` is asked for where an audience is to be told from the others,
     /// `random` is used where a client is new.
     pub fn choose<'a, 'h>(
@@ -280,7 +306,14 @@ fn compile(
     let mirror = route.mirror.as_ref();
     let mirror =
         mirror.map(|m| Mirror::compile(m, previous.and_then(|p| p.mirror.as_ref()), mirror_seed)).transpose()?;
+    let arms = route.listeners.iter().map(|listener| Ok([targets(&listener.stable)?, targets(&listener.canary)?]));
+    let arms = arms.collect::<Result<Vec<_>, Refusal>>()?;
     let policy = route.traffic_policy.unwrap_or_default();
+    let outliers = policy.outlier_detection.as_ref().map(outlier::Policy::compile).transpose()?.map(|policy| {
+        let split = route.listeners.iter().zip(&arms).filter(|(listener, _)| listener.split);
+        let targets = split.flat_map(|(_, arms)| arms).flatten();
+        Outliers::new(policy, targets, previous.and_then(|route| route.outliers.as_ref()))
+    });
     let compiled = Arc::new(Route {
         uid: route.uid.clone(),
         counter: route.counter,
@@ -292,6 +325,7 @@ fn compile(
         canary_revision: route.canary_revision.clone(),
         request_timeout: millis(http.request_timeout_ms),
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        outliers,
         pool: policy.connection_pool.as_ref().map(Pool::compile).unwrap_or_default(),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         retry,
@@ -301,10 +335,14 @@ fn compile(
         split,
         listening,
     });
-    route.listeners.iter().map(|listener| compile_port(listener, &compiled)).collect()
+    route.listeners.iter().zip(arms).map(|(listener, arms)| compile_port(listener, arms, &compiled)).collect()
 }
 
-fn compile_port(listener: &api::Listener, route: &Arc<Route>) -> Result<Port, Refusal> {
+fn compile_port(
+    listener: &api::Listener,
+    [stable, canary]: [Vec<Target>; 2],
+    route: &Arc<Route>,
+) -> Result<Port, Refusal> {
     let protocol = match api::Protocol::try_from(listener.protocol) {
         // A port that is not split is not looked into either: bytes cost less and cannot be misread.
         Ok(_) if !listener.split => Protocol::Tcp,
@@ -320,8 +358,11 @@ fn compile_port(listener: &api::Listener, route: &Arc<Route>) -> Result<Port, Re
         protocol,
         split: listener.split,
         route: Arc::clone(route),
-        stable: targets(&listener.stable)?,
-        canary: targets(&listener.canary)?,
+        wards: route.outliers.as_ref().filter(|_| listener.split).map(|outliers| {
+            [(Arm::Stable, &stable), (Arm::Canary, &canary)].map(|(arm, targets)| Arc::new(outliers.ward(arm, targets)))
+        }),
+        stable,
+        canary,
     })
 }
 
@@ -430,6 +471,11 @@ mod tests {
         assert_eq!(refusal(|r| r.listeners[0].stable[0].port = 0), Refusal::Port(0));
         assert_eq!(refusal(|r| r.listeners[0].stable[0].address = "web".into()), Refusal::Address("web".into()));
         assert_eq!(refusal(|r| r.listeners[0].protocol = 9), Refusal::Protocol(9));
+        let outliers = api::OutlierDetection { max_ejection_percent: Some(101), ..Default::default() };
+        let mut route = mk_route("a", 15_000, 10);
+        route.traffic_policy = Some(api::TrafficPolicy { outlier_detection: Some(outliers), ..Default::default() });
+        let refusal = Table::default().upsert(&route).unwrap_err();
+        assert_eq!(refusal.to_string(), "maxEjectionPercent is 101, must be at most 100");
     }
 
     #[test]

@@ -9,6 +9,18 @@ use crate::args;
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct TrafficPolicy {
     connection_pool: Option<ConnectionPool>,
+    outlier_detection: Option<OutlierDetection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct OutlierDetection {
+    #[serde(rename = "consecutive5xxErrors")]
+    consecutive_5xx_errors: Option<u32>,
+    consecutive_gateway_errors: Option<u32>,
+    interval: Option<String>,
+    base_ejection_time: Option<String>,
+    max_ejection_percent: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,12 +57,23 @@ struct HttpPool {
 /// What was expected in place of a value.
 pub(super) fn message(policy: &TrafficPolicy) -> Result<api::TrafficPolicy, String> {
     let connection_pool = policy.connection_pool.as_ref().map(connection_pool).transpose()?;
-    Ok(api::TrafficPolicy { connection_pool })
+    let outlier_detection = policy.outlier_detection.as_ref().map(outlier_detection).transpose()?;
+    Ok(api::TrafficPolicy { connection_pool, outlier_detection })
 }
 
 /// `connectionPool.tcp.connectTimeout`, which is the route's.
 pub(super) fn connect_timeout(policy: &TrafficPolicy) -> Option<&str> {
     policy.connection_pool.as_ref()?.tcp.connect_timeout.as_deref()
+}
+
+fn outlier_detection(asked: &OutlierDetection) -> Result<api::OutlierDetection, String> {
+    Ok(api::OutlierDetection {
+        consecutive_5xx_errors: asked.consecutive_5xx_errors,
+        consecutive_gateway_errors: asked.consecutive_gateway_errors,
+        interval_ms: millis(&asked.interval)?,
+        base_ejection_time_ms: millis(&asked.base_ejection_time)?,
+        max_ejection_percent: asked.max_ejection_percent,
+    })
 }
 
 fn connection_pool(pool: &ConnectionPool) -> Result<api::ConnectionPool, String> {

@@ -87,6 +87,17 @@ impl Bed {
         self.proxy.shared().registry.snapshot().iter().map(|(_, series)| series.totals().in_flight).sum()
     }
 
+    /// What the admin port answers.
+    pub async fn admin(&self, path: &str) -> serde_json::Value {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(dataplane::admin::serve(listener, self.proxy.shared()));
+        let answer = Client::connect(port).await.get(path).await;
+        task.abort();
+        assert_eq!(answer.status, 200);
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
     pub fn metrics(&self) -> String {
         dataplane::exposition::render(&self.proxy.shared().registry, &self.proxy.shared().table())
     }

@@ -11,6 +11,7 @@ mod http2;
 mod life;
 mod limits;
 mod mirror;
+mod outlier;
 mod pods;
 mod requests;
 mod retries;

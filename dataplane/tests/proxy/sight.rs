@@ -331,16 +331,9 @@ async fn listening() -> (Origin, Arc<Mutex<Vec<http::HeaderMap>>>) {
 async fn the_admin_port_shows_endpoints_and_totals() {
     let origin = Origin::text("ok").await;
     let bed = Bed::new(|route| stable(route, origin.address)).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(dataplane::admin::serve(listener, bed.proxy.shared()));
     assert_eq!(bed.get("/").await.status, 200);
     bed.counters(api::Arm::Stable);
-    let ask = async |path: &str| -> serde_json::Value {
-        let answer = crate::common::Client::connect(port).await.get(path).await;
-        assert_eq!(answer.status, 200);
-        serde_json::from_str(&answer.body).unwrap()
-    };
+    let ask = async |path: &str| bed.admin(path).await;
     let clusters = ask("/clusters").await;
     assert_eq!((&clusters["workers"], &clusters["next"]), (&json!(2), &json!(null)));
     let endpoint = &clusters["ports"][0]["stable"][0];

@@ -40,6 +40,41 @@ fn bad_fields() -> Vec<BadField> {
         ),
         ("/spec/service/retries", json!({ "attempts": 1_000, "retryOn": "5xx" }), &["service.retries.attempts", "10"]),
         (
+            "/spec/service/trafficPolicy",
+            json!({ "outlierDetection": { "maxEjectionPercent": 101 } }),
+            &["trafficPolicy.outlierDetection.maxEjectionPercent", "100"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "outlierDetection": { "baseEjectionTime": "2h" } }),
+            &["outlierDetection.baseEjectionTime"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "outlierDetection": { "interval": "0s" } }),
+            &["outlierDetection.interval", "1ms"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "outlierDetection": { "splitExternalLocalOriginErrors": true } }),
+            &["unknown field", "splitExternalLocalOriginErrors"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "tcp": { "connectTimeout": "5m" } } }),
+            &["tcp.connectTimeout", "1m"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "tcp": { "tcpKeepalive": { "time": "10ms" } } } }),
+            &["connectionPool.tcp.tcpKeepalive.time"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "http": { "idleTimeout": "2h" } } }),
+            &["connectionPool.http.idleTimeout"],
+        ),
+        (
             "/spec/service/rules",
             json!([{ "matches": [{ "path": { "type": "RegularExpression", "value": "((" } }], "timeouts": { "request": "1s" } }]),
             &["rules[0].matches[0].path", "regular expression"],

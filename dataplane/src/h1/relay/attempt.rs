@@ -56,7 +56,7 @@ impl Connection<'_> {
         loop {
             let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
                 Some(upstream) => {
-                    record.attempt(&upstream);
+                    record.attempt(view.arm(arm), &upstream, self.worker.registry());
                     if arm == Arm::Stable {
                         record.sent_to(&upstream);
                     }
@@ -65,6 +65,7 @@ impl Connection<'_> {
                         Ok(served) => return Ok(served),
                         Err(Failure::Unsent) => {
                             tried.unreachable(upstream.address());
+                            record.unreached();
                             continue;
                         }
                         Err(Failure::Again) => (Some(upstream), None),
