@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::buckets::Buckets;
 use super::config::{Config, ConfigError, Mode, Policy, SPLIT_FAULT, SUSPICION, WEAK_REQUESTS};
-use super::counters::{Arm, Delta, Second};
+use super::counters::{Arm, Delta, PROXIES, Second};
 use super::evidence::Evidence;
 use super::history::{History, METRICS};
 use super::lanes::{LANES, Lane};
@@ -92,8 +92,8 @@ pub struct Engine {
     /// Bad input, and for how many more seconds it keeps a step from advancing.
     trouble: Option<(Wait, u32)>,
     pub(super) reading: Reading,
-    /// Proxies that should report.
-    pub(super) proxies: u32,
+    /// Proxies that should report; `None` before any second was observed.
+    pub(super) proxies: Option<u32>,
     weight_percent: u8,
     canary_pods: u32,
 }
@@ -116,7 +116,7 @@ impl Engine {
             rest_ms: 0,
             trouble: None,
             reading: Reading::default(),
-            proxies: 0,
+            proxies: None,
             weight_percent: 0,
             canary_pods: 0,
             config,
@@ -205,7 +205,7 @@ impl Engine {
         let mut delta = std::mem::take(&mut self.delta);
         delta.clear();
         self.reading = self.ledger.read(second, elapsed_s, &mut delta);
-        self.proxies = second.proxies;
+        self.proxies = Some(second.proxies.min(PROXIES as u32));
         self.note_trouble(elapsed_s);
         if self.reading.new_stable {
             self.history.clear();
@@ -215,6 +215,12 @@ impl Engine {
             weight_percent: second.weight_percent.min(100),
             canary_pods: second.canary_pods,
         };
+        if self.is_unheard()
+            && let Some(trial) = &mut self.trial
+        {
+            // Not to hear of requests is not to have none.
+            trial.idle_s = 0;
+        }
         self.absorb(&delta, now);
         self.delta = delta;
     }
@@ -331,17 +337,21 @@ impl Engine {
         }
     }
 
+    /// Whether proxies that should report do not. One that is gone is no silent one; without any, nothing is known.
+    fn is_unheard(&self) -> bool {
+        self.proxies.is_some_and(|proxies| proxies == 0 || self.reading.heard < proxies)
+    }
+
     /// What keeps a step from advancing whatever it has seen.
     fn hindrance(&self, trial: &Trial) -> Option<Wait> {
         if let Some((wait, _)) = self.trouble {
             return Some(wait);
         }
-        let silent = self.reading.silent > 0 || (self.proxies as usize) > self.ledger.proxies();
         let weight = f64::from(self.weight_percent) / 100.0;
         let [canary, stable] = [Arm::Canary, Arm::Stable].map(|arm| self.ledger.in_flight(arm) as f64);
         let share = weight / (1.0 - weight).max(0.01);
         let checks = [
-            (silent, Wait::MetricsUnavailable),
+            (self.is_unheard(), Wait::MetricsUnavailable),
             (self.canary_pods == 0, Wait::NoEndpoints),
             (trial.idle_s >= IDLE_S, Wait::NoTraffic),
             (trial.split_fault >= SPLIT_FAULT.ln(), Wait::TrafficSplitMismatch),

@@ -91,6 +91,7 @@ impl Engine {
         };
         let seen = trial.step.seen.canary_n;
         let needed = trial.step.requests_missing(&self.config, trial.expected_rate(), alone) + seen;
+        let proxies = self.proxies.unwrap_or(0);
         let [started_stable, started_canary] = trial.step.started();
         let one_in = match decision {
             Decision::Rollback(Cause::Alone) => trial.alone().min(600.0).exp() / ALONE,
@@ -109,13 +110,13 @@ impl Engine {
             eta_s: (seen > 0 && needed > seen).then(|| (needed - seen) * trial.step.seconds / seen),
             slo_percent: 100.0 * self.config.slo_error_rate,
             confidence_percent: 100.0 * (1.0 - self.config.beta),
-            silent: (
-                self.reading.silent.max(self.proxies.saturating_sub(self.ledger.proxies() as u32)),
-                self.proxies.max(self.ledger.proxies() as u32),
-                self.reading.silent_s,
-            ),
+            silent: (proxies.saturating_sub(self.reading.heard), proxies, self.reading.silent_s),
             split: (started_canary, started_canary + started_stable),
             idle_s: trial.idle_s,
+            no_traffic: Some((
+                self.config.no_traffic,
+                u64::from(self.config.no_traffic_seconds).saturating_sub(trial.idle_s),
+            )),
             latency_margin_percent: 100.0 * (trial.margins.latency[SHOWN_QUANTILE] - 1.0),
             pods_known: self.history.correlation(0).is_some(),
             client_errors: trial.client_errors() >= bound,

@@ -24,9 +24,9 @@ pub(crate) struct Reading {
     pub(crate) stale: u32,
     /// Reports that were counted.
     pub(crate) counted: u32,
-    /// Proxies known and silent for longer than [`SILENT_S`].
-    pub(crate) silent: u32,
-    /// The longest such silence, in seconds.
+    /// Proxies that have reported within [`SILENT_S`].
+    pub(crate) heard: u32,
+    /// The shortest silence of another one, in seconds. It may be gone for good: who should report, the caller says.
     pub(crate) silent_s: u32,
     /// Stable's pods are another version than before.
     pub(crate) new_stable: bool,
@@ -110,11 +110,6 @@ impl Ledger {
         self.canary.clear();
     }
 
-    /// Proxies heard of lately.
-    pub(crate) const fn proxies(&self) -> usize {
-        self.proxies.len()
-    }
-
     /// Makes every proxy's next report a baseline.
     pub(crate) fn rebase(&mut self) {
         for proxy in &mut self.proxies {
@@ -122,9 +117,10 @@ impl Ledger {
         }
     }
 
-    /// Requests of the canary that began and did not end.
+    /// Requests of an arm that began and did not end, at proxies that report.
     pub(crate) fn in_flight(&self, arm: Arm) -> u64 {
-        self.proxies.iter().map(|p| p.in_flight[arm as usize]).fold(0, u64::saturating_add)
+        let heard = self.proxies.iter().filter(|proxy| !proxy.is_silent());
+        heard.map(|p| p.in_flight[arm as usize]).fold(0, u64::saturating_add)
     }
 
     /// Adds to `delta` what the reports of `second` say for the first time.
@@ -134,12 +130,9 @@ impl Ledger {
         for report in second.reports {
             self.take(report, second.since_counter, delta, &mut reading);
         }
-        for proxy in &self.proxies {
-            if proxy.silent_s > SILENT_S {
-                reading.silent += 1;
-                reading.silent_s = reading.silent_s.max(proxy.silent_s);
-            }
-        }
+        reading.heard = self.proxies.iter().filter(|proxy| !proxy.is_silent()).count() as u32;
+        let silences = self.proxies.iter().filter(|proxy| proxy.is_silent()).map(|proxy| proxy.silent_s);
+        reading.silent_s = silences.min().unwrap_or(0);
         reading
     }
 
@@ -302,6 +295,12 @@ impl Ledger {
                 }
             }
         }
+    }
+}
+
+impl Proxy {
+    const fn is_silent(&self) -> bool {
+        self.silent_s > SILENT_S
     }
 }
 

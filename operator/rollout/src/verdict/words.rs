@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::Policy;
 use super::lanes::Lane;
 use super::report::{Advance, Cause, Decision, Wait};
 
@@ -79,6 +80,8 @@ pub struct Facts {
     pub split: (u64, u64),
     /// Seconds without any request.
     pub idle_s: u64,
+    /// What comes of that, and in how many seconds.
+    pub no_traffic: Option<(Policy, u64)>,
     /// Slowness tolerated, in percent.
     pub latency_margin_percent: f64,
     /// Stable's pods are known, so that their scatter is accounted for.
@@ -242,7 +245,18 @@ fn waiting(wait: Wait, facts: &Facts) -> String {
         Wait::StableDegraded => {
             format!("stable {}: above SLO {} by itself; not advancing", errors(*stable), percent(facts.slo_percent))
         }
-        Wait::NoTraffic => format!("no requests for {}; nothing to judge", duration(facts.idle_s)),
+        Wait::NoTraffic => {
+            let mut text = format!("no requests for {}; nothing to judge", duration(facts.idle_s));
+            let _ = match facts.no_traffic {
+                Some((Policy::Hold, _)) => write!(text, "; held by noTraffic=hold"),
+                Some((Policy::Advance, left)) => write!(text, "; goes on in {} by noTraffic=advance", duration(left)),
+                Some((Policy::Rollback, left)) => {
+                    write!(text, "; taken off in {} by noTraffic=rollback", duration(left))
+                }
+                None => Ok(()),
+            };
+            text
+        }
         Wait::NoEndpoints => "the canary has no ready pod; nothing to judge".to_owned(),
         Wait::TrafficSplitMismatch => format!(
             "canary got {} of {} requests, expected {}%: routing fault, version not judged",
@@ -250,6 +264,7 @@ fn waiting(wait: Wait, facts: &Facts) -> String {
             split.1,
             facts.weight_percent
         ),
+        Wait::MetricsUnavailable if silent.1 == 0 => "no proxy is connected; last verdict kept".to_owned(),
         Wait::MetricsUnavailable => format!(
             "{} of {} proxies silent for {}; last verdict kept",
             silent.0,
@@ -331,6 +346,7 @@ mod tests {
             silent: (2, 3, 25),
             split: (37, 12_400),
             idle_s: 240,
+            no_traffic: Some((Policy::Rollback, 1_560)),
             latency_margin_percent: 9.0,
             pods_known: true,
             client_errors: false,
@@ -369,7 +385,10 @@ mod tests {
                 Decision::Wait(Wait::SharedDegradation),
                 "canary 5.1%, stable 1.1% errors: both above SLO 1%, not caused by this version",
             ),
-            (Decision::Wait(Wait::NoTraffic), "no requests for 4m; nothing to judge"),
+            (
+                Decision::Wait(Wait::NoTraffic),
+                "no requests for 4m; nothing to judge; taken off in 26m by noTraffic=rollback",
+            ),
             (
                 Decision::Wait(Wait::TrafficSplitMismatch),
                 "canary got 0.3% of 12400 requests, expected 10%: routing fault, version not judged",

@@ -211,6 +211,47 @@ fn a_silent_proxy_keeps_the_last_verdict() {
 }
 
 #[test]
+fn a_proxy_that_is_gone_holds_nothing_up() {
+    let mut proxies = [Proxy::new("a"), Proxy::new("b")];
+    let mut world = World::new(&mut proxies);
+    for _ in 0..60 {
+        let reports = proxies.each_mut().map(|proxy| proxy.serve((50, 0), (450, 0)).clone());
+        world.second(&reports);
+    }
+    // One of the two is replaced: only the other one is connected, and reports.
+    let [mut left, _] = proxies;
+    for _ in 0..20 {
+        world.second(&[left.serve((100, 0), (900, 0)).clone()]);
+        assert_ne!(world.engine.decision(), Decision::Wait(Wait::MetricsUnavailable));
+    }
+}
+
+#[test]
+fn without_any_proxy_nothing_is_known_and_no_policy_of_no_traffic_applies() {
+    let mut engine = mk_engine(Config { no_traffic: Policy::Advance, ..Config::default() });
+    engine.begin(mk_release());
+    let observe = |engine: &mut Engine, second: u64, reports: &[Report]| {
+        engine.observe(&Second {
+            unix_ms: 1_000 * second,
+            weight_percent: 10,
+            since_counter: 7,
+            canary_pods: 1,
+            stable_pods: 4,
+            proxies: reports.len() as u32,
+            reports,
+        });
+    };
+    for second in 0..4_000 {
+        observe(&mut engine, second, &[]);
+    }
+    assert_eq!(engine.decision(), Decision::Wait(Wait::MetricsUnavailable));
+    assert_eq!(engine.verdict().sentence(), "no proxy is connected; last verdict kept");
+    assert!(engine.evidence() <= 1.0);
+    observe(&mut engine, 4_000, &[Proxy::new("a").report]);
+    assert_eq!(engine.decision(), Decision::Wait(Wait::CollectingData), "not heard of is not idle");
+}
+
+#[test]
 fn a_canary_without_pods_holds_and_moves_nothing() {
     let mut engine = mk_engine(Config::default());
     engine.begin(mk_release());

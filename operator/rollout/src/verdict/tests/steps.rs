@@ -78,7 +78,7 @@ fn no_traffic_holds_and_moves_nothing() {
     run(&mut engine, 1_900, 10, &Delta::default());
     assert_eq!(engine.decision(), Decision::Wait(Wait::NoTraffic));
     assert_eq!(engine.evidence(), before);
-    assert_eq!(engine.verdict().sentence(), "no requests for 31m40s; nothing to judge");
+    assert_eq!(engine.verdict().sentence(), "no requests for 31m40s; nothing to judge; held by noTraffic=hold");
 }
 
 #[test]
@@ -99,6 +99,14 @@ fn no_traffic_follows_its_policy_when_the_time_is_over() {
 fn a_silent_canary_arm_is_a_fault_of_the_split_and_not_of_the_version() {
     let mut engine = mk_begun(Config::default(), 1000);
     run(&mut engine, 60, 10, &mk_delta((0, 0), (1000, 0)));
+    assert_eq!(engine.decision(), Decision::Wait(Wait::TrafficSplitMismatch));
+    assert!(engine.evidence() <= 1.0);
+}
+
+#[test]
+fn a_silent_stable_arm_is_a_fault_of_the_split_too_and_condemns_nobody() {
+    let mut engine = mk_begun(Config::default(), 1000);
+    run(&mut engine, 60, 10, &mk_delta((1000, 500), (0, 0)));
     assert_eq!(engine.decision(), Decision::Wait(Wait::TrafficSplitMismatch));
     assert!(engine.evidence() <= 1.0);
 }
