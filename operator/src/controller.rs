@@ -1,53 +1,42 @@
 //! One pass: read → decide → write the journal → make the world match it → tell. The leader runs it for every Canary.
 //!
-//! Control flow only: reading is `observe`, deciding is `rollout::step`, writing is `setup`, `workload`, `services` and
+//! Control flow only: reading is `reading` and `observe`, deciding is `rollout::step`, writing is `writing` and
 //! `teardown`. A pass that fails or panics leaves every other Canary at its pace.
 
+mod context;
+mod error;
+mod reading;
+mod writing;
+
 use std::{
-    collections::{BTreeSet, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::Utc;
-use crds::{
-    Canary,
-    canary::Severity,
-    names::{FINALIZER, POD_TEMPLATE_HASH},
-};
+use crds::{Canary, canary::Severity, names::FINALIZER};
 use futures::{FutureExt, StreamExt, stream};
-use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    ResourceExt,
     runtime::{
         controller::{self, Action, ReconcileReason, ReconcileRequest, applier},
         reflector::ObjectRef,
     },
 };
-use rollout::{Check, Judgement, Phase, Reason, Route, Setup, State, verdict::Decision};
-use serde_json::json;
+use rollout::{Check, Phase, Reason, Route, Setup, State};
 use tokio::sync::mpsc;
 
+pub use self::{context::Context, error::Error};
+use self::{
+    reading::{check, judgement, set_up, trouble},
+    writing::{add_finalizer, carry_out, persist},
+};
 use crate::{
-    admin::Metrics,
-    api::{ApiError, call},
-    authority::Authority,
-    caches::{Caches, Key},
-    checks,
-    evidence::Evidence,
+    caches::Key,
     feed,
-    measure::Measurer,
     observe::{self, World},
-    pool::PoolSettings,
-    publish::Publisher,
-    report::Desk,
-    services, setup, status,
-    table::{Bindings, Table},
-    teardown, validate,
-    verdict::Verdicts,
-    workload::{self, WorkloadError},
+    status, teardown, validate,
 };
 
 /// Canaries that are reconciled at the same time.
@@ -56,225 +45,6 @@ const CONCURRENCY: u16 = 16;
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// First and longest wait after a pass that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
-/// How often at most the pods of one Canary are asked what ails them.
-const TROUBLE_EVERY: Duration = Duration::from_secs(5);
-
-/// What every pass uses.
-pub struct Context {
-    pub client: Client,
-    pub caches: Caches,
-    pub publisher: Publisher,
-    pub measurer: Measurer,
-    pub desk: Desk,
-    pub metrics: Metrics,
-    pub authority: Authority,
-    pub pool: PoolSettings,
-    pub bindings: Bindings,
-    pub verdicts: Verdicts,
-    memory: Mutex<HashMap<String, Memory>>,
-}
-
-/// What is remembered of a Canary between passes; losing it costs a repeated read, never a decision.
-#[derive(Default)]
-struct Memory {
-    /// The object as it was last written: the cache may lag behind our own write.
-    written: Option<Arc<Canary>>,
-    failures: u32,
-    trouble: Option<(Instant, Option<String>)>,
-    warned: BTreeSet<String>,
-    restored: Option<Instant>,
-    cleared: bool,
-    evidence: Evidence,
-    told_trouble: Option<String>,
-    told_verdict: Option<&'static str>,
-}
-
-/// A pass that did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What was read has changed: start over at once.
-    #[error("the Canary changed while it was being decided")]
-    Conflict(#[source] ApiError),
-    #[error("cannot make the workload match the journal")]
-    Workload(#[from] WorkloadError),
-    #[error("cannot make the Services match the journal")]
-    Services(#[source] ApiError),
-    #[error("cannot take the Canary out of the traffic")]
-    Teardown(#[from] teardown::TeardownError),
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    #[error(transparent)]
-    Journal(#[from] status::Unreadable),
-    #[error("the pass panicked; this is a defect, please report it with the log")]
-    Panicked,
-    #[error("the pass took longer than {} s", PASS_DEADLINE.as_secs())]
-    Deadline,
-}
-
-impl Error {
-    /// Class for the metric.
-    #[must_use]
-    pub const fn class(&self) -> &'static str {
-        match self {
-            Self::Conflict(_) | Self::Workload(WorkloadError::Stale(_)) => "conflict",
-            Self::Workload(WorkloadError::Api(_)) => "workload",
-            Self::Services(_) => "services",
-            Self::Teardown(_) => "teardown",
-            Self::Api(_) => "api",
-            Self::Journal(_) => "journal",
-            Self::Panicked => "panic",
-            Self::Deadline => "deadline",
-        }
-    }
-
-    /// As [`ApiError::is_leaving`].
-    fn is_leaving(&self) -> bool {
-        match self {
-            Self::Conflict(error) | Self::Services(error) | Self::Api(error) => error.is_leaving(),
-            Self::Workload(WorkloadError::Api(error)) => error.is_leaving(),
-            Self::Teardown(error) => error.is_leaving(),
-            Self::Workload(WorkloadError::Stale(_)) | Self::Journal(_) | Self::Panicked | Self::Deadline => false,
-        }
-    }
-}
-
-impl Context {
-    /// A context with nothing remembered.
-    #[must_use]
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        client: Client,
-        caches: Caches,
-        publisher: Publisher,
-        measurer: Measurer,
-        desk: Desk,
-        metrics: Metrics,
-        authority: Authority,
-        pool: PoolSettings,
-    ) -> Self {
-        Self {
-            client,
-            caches,
-            publisher,
-            measurer,
-            desk,
-            metrics,
-            authority,
-            pool,
-            bindings: Bindings::default(),
-            verdicts: Verdicts::default(),
-            memory: Mutex::default(),
-        }
-    }
-
-    /// The API of the Canaries of one namespace.
-    #[must_use]
-    pub fn canaries(&self, namespace: &str) -> Api<Canary> {
-        Api::namespaced(self.client.clone(), namespace)
-    }
-
-    /// Settings of a pool, with the CA's bundle of this moment.
-    #[must_use]
-    pub fn pool_settings(&self) -> PoolSettings {
-        PoolSettings { ca_bundle: self.authority.ca_bundle(), ..self.pool.clone() }
-    }
-
-    /// Whether every live proxy of the namespace has acknowledged `counter`, and there is one.
-    #[must_use]
-    pub fn acknowledged(&self, world: &World, counter: u64) -> bool {
-        let acks = self.publisher.acked(&world.canary.uid().unwrap_or_default());
-        !world.live_proxies.is_empty()
-            && world.live_proxies.iter().all(|proxy| {
-                let name = proxy.name_any();
-                acks.iter().any(|ack| ack.pod == name && ack.error.is_empty() && ack.counter >= counter)
-            })
-    }
-
-    /// Writes an Event for each warning that was not written before.
-    pub fn warn_once(&self, canary: &Canary, warnings: Vec<String>) {
-        for warning in warnings {
-            if self.remember(canary).warned.insert(warning.clone()) {
-                self.desk.event(
-                    canary,
-                    Severity::Warn,
-                    "Warning",
-                    &warning.chars().take(40).collect::<String>(),
-                    &warning,
-                );
-            }
-        }
-    }
-
-    /// Time left of a drain that began when this was first asked.
-    #[must_use]
-    pub fn drain_left(&self, canary: &Canary, drain: Duration) -> Option<Duration> {
-        let since = *self.remember(canary).restored.get_or_insert_with(Instant::now);
-        drain.checked_sub(since.elapsed()).filter(|left| !left.is_zero())
-    }
-
-    /// Whether no pod of the Canary's was left when a removal last looked; it does not ask again then.
-    #[must_use]
-    pub fn is_cleared(&self, canary: &Canary) -> bool {
-        self.remember(canary).cleared
-    }
-
-    /// No pod of the Canary's is left, and none comes any more.
-    pub fn cleared(&self, canary: &Canary) {
-        self.remember(canary).cleared = true;
-    }
-
-    /// Forgets a Canary that is gone.
-    pub fn forget(&self, canary: &Canary) {
-        self.lock().remove(&canary.uid().unwrap_or_default());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, canary: &Canary) -> MemoryGuard<'_> {
-        let uid = canary.uid().unwrap_or_default();
-        let mut guard = self.lock();
-        guard.entry(uid.clone()).or_default();
-        MemoryGuard { guard, uid }
-    }
-
-    /// The newer of the cached object and the one that we wrote last.
-    fn newest(&self, cached: Arc<Canary>) -> Arc<Canary> {
-        let mut memory = self.remember(&cached);
-        match memory.written.clone() {
-            Some(written) if version(&written) > version(&cached) => written,
-            _ => {
-                memory.written = None;
-                cached
-            }
-        }
-    }
-}
-
-/// Resource versions of one resource may be compared as numbers (KEP-5504, Kubernetes 1.35).
-fn version(canary: &Canary) -> u64 {
-    canary.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
-struct MemoryGuard<'a> {
-    guard: MutexGuard<'a, HashMap<String, Memory>>,
-    uid: String,
-}
-
-impl std::ops::Deref for MemoryGuard<'_> {
-    type Target = Memory;
-
-    fn deref(&self) -> &Memory {
-        self.guard.get(&self.uid).expect("entry is made with the guard")
-    }
-}
-
-impl std::ops::DerefMut for MemoryGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Memory {
-        self.guard.get_mut(&self.uid).expect("entry is made with the guard")
-    }
-}
 
 /// Reconciles every Canary, woken by `wakes`, until the future is dropped.
 pub async fn run(context: Arc<Context>, wakes: mpsc::Receiver<Key>) {
@@ -387,22 +157,6 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
     Ok(Action::requeue(decision.requeue_after.to_std().unwrap_or_default()))
 }
 
-async fn add_finalizer(context: &Context, canary: &Canary) -> Result<Action, Error> {
-    let finalizers: Vec<String> = canary.finalizers().iter().cloned().chain([FINALIZER.to_owned()]).collect();
-    let patch = json!({ "metadata": { "resourceVersion": canary.resource_version(), "finalizers": finalizers } });
-    let api = context.canaries(&canary.namespace().unwrap_or_default());
-    let act = format!("add the finalizer to Canary {}", canary.name_any());
-    match call(act, api.patch(&canary.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await {
-        Ok(written) => {
-            context.remember(canary).written = Some(Arc::new(written));
-            Ok(Action::requeue(Duration::ZERO))
-        }
-        Err(error) if error.is_not_found() => Ok(Action::await_change()),
-        Err(error) if error.is_conflict() => Err(Error::Conflict(error)),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// A spec that cannot be carried out: everything stays as it is, and the status says which field it is.
 async fn refuse(context: &Context, world: World, state: State, why: String) -> Result<Action, Error> {
     let reason = Reason::Refused(why.clone());
@@ -411,153 +165,6 @@ async fn refuse(context: &Context, world: World, state: State, why: String) -> R
     }
     persist(context, world, &State { reason, ..state }).await?;
     Ok(Action::await_change())
-}
-
-/// A failure of set-up holds the release where it is; it must not keep a bad version on the traffic.
-async fn set_up(context: &Context, world: &World, state: &State) -> Setup {
-    match setup::ensure(context, world, state).await {
-        Ok(setup) => setup,
-        // The Canary goes in a moment, and is taken out of the traffic then.
-        Err(error) if error.is_leaving() => {
-            Setup::Pending(format!("namespace {} is being deleted: nothing is set up in it", world.namespace))
-        }
-        Err(error) => {
-            let chain = crate::telemetry::Chain(&error).to_string();
-            tracing::warn!(error = %chain, "set-up failed, retrying");
-            // The first sentence only: internals stay in the log.
-            Setup::Pending(error.to_string())
-        }
-    }
-}
-
-async fn check(context: &Context, world: &World, state: &State) -> Check {
-    let checked = checks::run(&context.measurer, &context.caches, &world.canary, state, Utc::now()).await;
-    let mut memory = context.remember(&world.canary);
-    memory.evidence.checked(state, checked.facts);
-    if let Check::NoEvidence(reason) = &checked.check {
-        let sentence = reason.to_string();
-        if memory.told_trouble.as_ref() != Some(&sentence) {
-            memory.told_trouble = Some(sentence.clone());
-            drop(memory);
-            let word = checked.trouble.unwrap_or("NoEvidence");
-            context.desk.event(&world.canary, Severity::Warn, word, &format!("Check{}", state.counter), &sentence);
-        }
-    } else {
-        memory.told_trouble = None;
-    }
-    checked.check
-}
-
-/// What the verdict says; where it is only told, it is told here, once for each word.
-fn judgement(context: &Context, world: &World, state: &State) -> Judgement {
-    if !state.phase.is_release() || state.weight == 0 {
-        return Judgement::NotAsked;
-    }
-    let verdict = context.verdicts.verdict(&world.canary, state);
-    if let Some(verdict) = verdict.as_ref().filter(|verdict| verdict.enforced()) {
-        context.remember(&world.canary).evidence.counted(state, verdict);
-    }
-    if let Some(verdict) = verdict.filter(|verdict| !verdict.enforced()) {
-        let told = context.remember(&world.canary).told_verdict.replace(verdict.reason());
-        if told != Some(verdict.reason()) {
-            let severity =
-                if matches!(verdict.decision, Decision::Rollback(_)) { Severity::Warn } else { Severity::Info };
-            let note = format!("{} (verdict.mode warn: told only)", verdict.sentence());
-            context.desk.event(&world.canary, severity, verdict.reason(), &format!("Verdict{}", state.counter), &note);
-        }
-        return Judgement::NotAsked;
-    }
-    context.verdicts.judgement(&world.canary, state)
-}
-
-/// What ails the canary's pods; asked while some are lacking, and not on every pass.
-async fn trouble(context: &Context, world: &World, state: &State) -> Option<String> {
-    let revision = state.canary.as_ref().filter(|_| matches!(state.phase, Phase::Progressing | Phase::Promoting))?;
-    let set = world.replica_set(revision)?;
-    if observe::number(set, "/status/availableReplicas") >= observe::replicas(set) {
-        context.remember(&world.canary).trouble = None;
-        return None;
-    }
-    if let Some((asked, answer)) = &context.remember(&world.canary).trouble
-        && asked.elapsed() < TROUBLE_EVERY
-    {
-        return answer.clone();
-    }
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &world.namespace);
-    let selector = format!("{POD_TEMPLATE_HASH}={revision}");
-    let answer = match call("list the canary's pods", api.list(&ListParams::default().labels(&selector))).await {
-        Ok(pods) => observe::trouble(&pods.items),
-        Err(_) => None,
-    };
-    context.remember(&world.canary).trouble = Some((Instant::now(), answer.clone()));
-    answer
-}
-
-/// Writes the journal by compare-and-swap, if it says anything new, and lets the proxies have it at once.
-async fn persist(context: &Context, mut world: World, state: &State) -> Result<World, Error> {
-    let now = Utc::now();
-    let due = context.verdicts.is_due(&world.canary, state);
-    if !due && world.canary.status.as_ref() == Some(&status::encode(&world.canary, state, now)) {
-        return Ok(world);
-    }
-    let mut status = status::encode(&world.canary, &with_numbers(context, &world.canary, state), now);
-    if let Some(said) = context.verdicts.status(&world.canary, state) {
-        status.verdict = Some(said);
-    }
-    let mut wanted = Canary::clone(&world.canary);
-    wanted.status = Some(status);
-    let api = context.canaries(&world.namespace);
-    let name = wanted.name_any();
-    let act = format!("write the status of Canary {name}");
-    let written = match call(act, api.replace_status(&name, &PostParams::default(), &wanted)).await {
-        Ok(written) => Arc::new(written),
-        Err(error) if error.is_conflict() || error.is_not_found() => return Err(Error::Conflict(error)),
-        Err(error) => return Err(error.into()),
-    };
-    context.verdicts.written(&written);
-    context.remember(&written).written = Some(written.clone());
-    world.canary = written;
-    if let Some(route) = feed::route(&world) {
-        context.publisher.set(route);
-    }
-    Ok(world)
-}
-
-/// `state` with the verdict's numbers of this moment: they move each second, and are written when something is.
-fn with_numbers(context: &Context, canary: &Canary, state: &State) -> State {
-    let Reason::Verdict(wait, _) = state.reason else { return state.clone() };
-    match context.verdicts.verdict(canary, state).filter(|verdict| verdict.decision == Decision::Wait(wait)) {
-        Some(verdict) => State { reason: Reason::Verdict(wait, verdict.sentence()), ..state.clone() },
-        None => state.clone(),
-    }
-}
-
-/// A Canary that was refused must not fight for the arms of the one that has the Service.
-fn owns_arms(world: &World, service: &Service) -> bool {
-    let table = Table::parse(world.table.as_deref());
-    world.canary.metadata.deletion_timestamp.is_none() && table.is_owner(&world.canary.name_any(), &service.name_any())
-}
-
-async fn carry_out(context: &Context, world: &World, decision: &rollout::Decision, drained: bool) -> Result<(), Error> {
-    if let Some(service) = world.service.as_deref().filter(|service| owns_arms(world, service)) {
-        let arms = services::arms(&world.canary, &world.selector(), service, world.primary_service.as_deref());
-        services::ensure(&context.client, &arms.primary, world.primary_service.as_deref())
-            .await
-            .map_err(Error::Services)?;
-        match &arms.canary {
-            Some(canary) => {
-                services::ensure(&context.client, canary, world.canary_service.as_deref())
-                    .await
-                    .map_err(Error::Services)?;
-            }
-            None => {
-                let seen = world.canary_service.as_deref();
-                services::delete(&context.client, &world.namespace, seen).await.map_err(Error::Services)?;
-            }
-        }
-    }
-    workload::ensure(&context.client, world, &decision.desired, decision.state.canary.as_ref(), drained).await?;
-    Ok(())
 }
 
 fn tell(context: &Context, world: &World, before: &State, decision: &rollout::Decision) {
