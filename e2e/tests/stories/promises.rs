@@ -55,7 +55,7 @@ fn side_by_side() -> Vec<Promise> {
             scaling::scale_in_adoption_window
         ),
         promise!("a_commit_inside_the_adoption_window_is_not_shipped_unjudged", scaling::commit_in_adoption_window),
-        promise!("a_namespace_deleted_in_mid_release_goes_without_a_complaint", adoption::namespace_goes),
+        promise!("a_namespace_deleted_in_mid_release_goes_quietly", adoption::namespace_goes),
         promise!("a_service_with_a_second_tcp_port_keeps_it_working", adoption::second_port),
         promise!("a_rollout_restart_while_idle_is_a_native_restart", adoption::native_restart),
         promise!(
