@@ -127,6 +127,12 @@ fn requests(revision: &str, code: u16, count: u64) -> String {
     format!("{}{{{},{}=\"{code}\"}} {count}\n", series::REQUESTS_TOTAL, labels(revision), series::LABEL_CODE)
 }
 
+fn copies(result: &str, count: u64) -> String {
+    let name = series::MIRRORED_REQUESTS_TOTAL;
+    let labels = format!(r#"{}="shop",{}="web",service="web""#, series::LABEL_NAMESPACE, series::LABEL_CANARY);
+    format!("{name}{{{labels},{}=\"{result}\"}} {count}\n", series::LABEL_RESULT)
+}
+
 fn durations(revision: &str, buckets: &[(&str, u64)]) -> String {
     let mut text = String::new();
     let name = series::REQUEST_DURATION_SECONDS;
@@ -158,6 +164,8 @@ async fn built_ins_count_exactly_what_happened_inside_the_window() {
         requests("mixed", 200, 1_000),
         requests("mixed", 500, 900),
         requests("reset", 200, 1_000),
+        copies("answered", 1_000),
+        copies("failed", 500),
         slow_before,
     ]);
     gappy.show(&[requests("gap", 200, 1_000)]);
@@ -173,6 +181,9 @@ async fn built_ins_count_exactly_what_happened_inside_the_window() {
             requests("mixed", 500, 905),
             requests("mixed", 503, 5),   // Born inside the window.
             requests("mixed", 0, 1_000), // Clients that went away speak neither for nor against.
+            copies("answered", 1_090),
+            copies("failed", 510),
+            copies("overflow", 70), // Not sent.
             requests("born", 200, 90),
             requests("born", 502, 10),
             durations("mixed", &[("0.1", 90), ("0.25", 100), ("10", 5_100), ("+Inf", 5_100)]),
@@ -191,6 +202,12 @@ async fn built_ins_count_exactly_what_happened_inside_the_window() {
     assert_eq!((born.reading, born.requests), (Reading::Value(90.0), Some(100.0)), "a counter's first sample counts");
     let reset = success("reset").await;
     assert_eq!((reset.reading, reset.requests), (Reading::Value(90.0), Some(10.0)), "a restarted proxy counts on");
+    let copied = measure(&measurer, BuiltIn::MirroredSuccessRate, "mixed").await;
+    assert_eq!(
+        (copied.reading, copied.requests),
+        (Reading::Value(90.0), Some(100.0)),
+        "90 of 100 copies were answered"
+    );
     let absent = success("absent").await.reading;
     assert_eq!(absent.reason(), "NoMetricData", "{absent:?}");
     let slow = measure(&measurer, BuiltIn::RequestDuration, "mixed").await;
@@ -205,6 +222,9 @@ async fn built_ins_count_exactly_what_happened_inside_the_window() {
         assert_eq!(idle.reason(), "NoMetricData", "{idle:?}");
         assert!(idle.why().is_some_and(|why| why.contains("0 requests of revision mixed in the last 8s")), "{idle:?}");
     }
+
+    let idle = measure(&measurer, BuiltIn::MirroredSuccessRate, "mixed").await.reading;
+    assert!(idle.why().is_some_and(|why| why.contains("no copies")), "{idle:?}");
 
     // Prometheus sees nothing of 4,000 good requests; then come 10 bad ones.
     gappy.show(&[requests("gap", 200, 5_000)]);
