@@ -181,3 +181,30 @@ fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Messa
         facts: facts.to_vec(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rollout::{
+        Failure,
+        verdict::{Cause, Lane},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_rollback_by_the_verdict_is_told_in_its_sentence_everywhere() {
+        let sentence = "weight 10%: canary 5.1% errors (18/355) vs stable 1.1% (34/3145)".to_owned();
+        let failure = Failure::Verdict(Cause::Evidence(Lane::ErrorRate), sentence.clone());
+        let told = Told::of(&State::default(), &Happening::RolledBack(failure));
+        assert_eq!((told.reason, &told.why), ("ErrorRateWorse", &sentence));
+        assert!(told.note.ends_with(&sentence), "{}", told.note);
+        let canary = Canary::new(
+            "web",
+            serde_json::from_str(
+                "{\"targetRef\":{\"kind\":\"Deployment\",\"name\":\"web\"},\"service\":{\"port\":80}}",
+            )
+            .expect("a spec"),
+        );
+        assert_eq!(message(&canary, &State::default(), &told, &[]).reason, sentence);
+    }
+}
