@@ -115,7 +115,7 @@ fn set_cookie(headers: &mut HeaderMap, affinity: &Affinity, bucket: u8) {
 /// The proxy's own answer; the arm has failed, unless the client is to blame.
 fn refuse(error: ProxyError, mut record: Record) -> Response<ResponseBody> {
     let status = error.status();
-    record.status(status.as_u16());
+    record.own_status(status.as_u16());
     if let Some(flag) = error.flag() {
         record.flag(flag);
     }

@@ -116,11 +116,19 @@ impl Record {
         self.begun
     }
 
-    /// The head of the answer is known.
+    /// The head of an endpoint's answer is known.
     pub fn status(&mut self, status: u16) {
         self.status = status;
         if let Some(detail) = &mut self.detail {
             detail.answered();
+        }
+    }
+
+    /// The proxy answers itself.
+    pub fn own_status(&mut self, status: u16) {
+        self.status = status;
+        if let Some(detail) = &mut self.detail {
+            detail.unanswered();
         }
     }
 

@@ -164,6 +164,11 @@ impl Detail {
         self.entry.upstream = self.attempt_begun.map(|begun| begun.elapsed());
     }
 
+    /// The answer is not an endpoint's.
+    pub fn unanswered(&mut self) {
+        self.entry.upstream = None;
+    }
+
     /// The id of the trace, if it is sampled.
     #[must_use]
     pub fn trace_id(&self) -> Option<u128> {

@@ -1,7 +1,7 @@
 //! `cargo bench -p e2e --bench abuse`: each attack of `e2e::abuse` for five minutes. Prints a table, writes
 //! `target/bench/abuse.json`, and fails if a bar is missed: honest clients' p99 at most twice what it is at rest and nothing
 //! lost, memory at most twice what it is at rest plus bounded buffers, both back afterwards. `-- "rapid reset"` runs that
-//! one only, `--seconds 30` shorter.
+//! one only, `--seconds 30` or `SLUICE_ABUSE_SECONDS=30` shorter.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ struct Args {
     /// Attacks by name; all if none is named.
     attacks: Vec<String>,
     /// Of each attack.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, env = "SLUICE_ABUSE_SECONDS", default_value_t = 300)]
     seconds: u64,
     /// Given by cargo.
     #[arg(long, hide = true)]

@@ -238,6 +238,30 @@ async fn a_log_of_errors_has_no_others() {
 }
 
 #[tokio::test]
+async fn an_answer_of_the_proxys_own_has_no_upstream_time() {
+    let babbles = raw_origin(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 what\r\n\r\n").await.unwrap();
+    })
+    .await;
+    for (endpoint, status, attempts) in [(None, 503, 0), (Some(babbles), 502, 1)] {
+        let bed = Bed::new(|route| {
+            endpoint.into_iter().for_each(|endpoint| stable(route, endpoint));
+            translated(route);
+        })
+        .await;
+        let written = log(&bed, Logged::Errors);
+        assert_eq!(bed.get("/").await.status, status);
+        assert_eq!(within(h2(bed.port).await.send_request(call("/"))).await.unwrap().status(), status);
+        eventually("both lines are written", || written.lines().len() == 2).await;
+        for line in written.lines() {
+            assert_eq!((&line["status"], &line["attempts"]), (&json!(status), &json!(attempts)), "{line}");
+            assert!(line.get("upstreamMs").is_none(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn without_tracing_trace_fields_pass_untouched() {
     let (origin, heard) = listening().await;
     let bed = Bed::new(|route| stable(route, origin.address)).await;

@@ -167,7 +167,7 @@ impl Connection<'_> {
             record.broken();
             return Next::Close;
         }
-        record.status(status.as_u16());
+        record.own_status(status.as_u16());
         if status.is_server_error() {
             record.broken()
         } else {
