@@ -46,6 +46,7 @@ use crate::verdict::{Verdict, VerdictStatus};
 )]
 #[x_kube(validation = Rule::new("has(self.service.name) || self.targetRef.name.size() <= 63").message("service.name is needed: the target's name is too long to be a Service's, which has at most 63 characters"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.analysis) || !has(self.analysis.sessionAffinity) || !has(self.analysis.sessionAffinity.cookieName) || !has(self.service.trafficPolicy) || !has(self.service.trafficPolicy.loadBalancer) || !has(self.service.trafficPolicy.loadBalancer.consistentHash) || !has(self.service.trafficPolicy.loadBalancer.consistentHash.httpCookie) || self.service.trafficPolicy.loadBalancer.consistentHash.httpCookie.name != self.analysis.sessionAffinity.cookieName").message("consistentHash.httpCookie needs another cookie than sessionAffinity"))]
 pub struct CanarySpec {
     /// The Deployment whose template changes are released step by step.
     #[x_kube(validation = Rule::new("self == oldSelf").message("targetRef cannot be changed: delete this Canary and create one for the other Deployment"))]
@@ -84,7 +85,7 @@ pub struct TargetRef {
 }
 
 /// The Service in front of the target, which the user keeps in Git.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CanaryService {
     /// Name of the Service; the target's name if absent.

@@ -12,6 +12,7 @@ pub mod alert_provider;
 pub mod audience;
 pub mod canary;
 pub mod conditions;
+pub mod load_balancer;
 pub mod metric_template;
 pub mod names;
 pub mod proxy_pool;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use routing::{Arm, Port, Table};
+use routing::{Arm, Port, Table, balance};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -124,6 +124,8 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
         let place = (port.route.uid.clone(), target.address);
         let seen: Vec<&Glance> = glances.iter().filter_map(|worker| worker.get(&place)).collect();
         let slowest = seen.iter().map(|glance| glance.micros).fold(0.0, f64::max);
+        let age = seen.iter().map(|glance| glance.age).min().unwrap_or_default();
+        let share = port.route.balance.as_ref().map_or(1.0, |balance| balance.share(age));
         let mut shown = json!({
             "address": target.address.to_string(),
             "pod": target.pod,
@@ -131,6 +133,7 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
             "idleConnections": seen.iter().map(|glance| glance.idle).sum::<usize>(),
             "http2Connections": seen.iter().map(|glance| glance.shared).sum::<usize>(),
             "latencyMs": slowest / 1e3,
+            "sharePercent": (share * 100.0).round(),
         });
         if let (Some(ward), Some(outliers)) = (port.ward(arm), &port.route.outliers) {
             let health = &ward.endpoints()[number];
@@ -145,6 +148,7 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
     let mut page = page(table, after, |port| {
         json!({
             "port": port.number,
+            "loadBalancer": port.route.balance.as_ref().map_or(balance::DEFAULT, |balance| balance.name()),
             "service": format!("{}/{}", port.route.namespace, port.route.service),
             "stable": endpoints(port, Arm::Stable),
             "canary": endpoints(port, Arm::Canary),

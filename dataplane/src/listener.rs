@@ -112,7 +112,7 @@ fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: Socket
     spawn_local(async move {
         let _open = open;
         match slot.current().port.protocol {
-            Protocol::Tcp => splice::serve(&worker, &slot, stream).await,
+            Protocol::Tcp => splice::serve(&worker, &slot, stream, client.ip()).await,
             Protocol::Detect | Protocol::Http1 | Protocol::Http2 => {
                 server::serve(worker, slot, stream, client.ip().to_canonical()).await;
             }

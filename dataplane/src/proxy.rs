@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
+use routing::balance::Balance;
 use routing::rules::Decision;
-use routing::{Affinity, Arm, Choice, Flag, Protocol, balance, retry};
+use routing::{Arm, Choice, Flag, Protocol, retry};
 
 use crate::body::{Incoming, Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
@@ -50,6 +51,8 @@ pub async fn handle(
     }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let Choice { arm, told } = view.port.choose(fields, || rules::view(&request), worker.random());
+    let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let keyed = view.port.key(fields, client.address(), || worker.random());
     let detail = worker.registry().sight().and_then(|sight| {
         let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
         let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
@@ -66,7 +69,7 @@ pub async fn handle(
     let switching = upgrade::requested(&mut request);
     let answer = {
         // Pinned here, and so held once: every move of a future is one more copy of it in the futures around it.
-        let exchange = pin!(exchange(worker, &view, arm, decision.as_ref(), client, request, &mut record));
+        let exchange = pin!(exchange(worker, &view, (arm, keyed.key), decision.as_ref(), client, request, &mut record));
         match deadline {
             None => exchange.await,
             Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -86,7 +89,10 @@ pub async fn handle(
                 rules::edit_response(response.headers_mut(), decision);
             }
             if let (Some(bucket), Some(affinity)) = (told, &route.affinity) {
-                set_cookie(response.headers_mut(), affinity, bucket);
+                set_cookie(response.headers_mut(), |out| affinity.write_cookie(bucket, out));
+            }
+            if let (Some(told), Some(hash)) = (keyed.told, route.balance.as_deref().and_then(Balance::hash_key)) {
+                set_cookie(response.headers_mut(), |out| hash.write_cookie(told, out));
             }
             if let (true, Some(switching)) = (switched, switching) {
                 return switching.complete(response, record, lease);
@@ -104,9 +110,9 @@ fn deadline(view: &PortView, decision: Option<&Decision>, record: &Record) -> Op
 }
 
 /// Tells a new client where it belongs.
-fn set_cookie(headers: &mut HeaderMap, affinity: &Affinity, bucket: u8) {
+fn set_cookie(headers: &mut HeaderMap, write: impl FnOnce(&mut Vec<u8>)) {
     let mut value = Vec::new();
-    affinity.write_cookie(bucket, &mut value);
+    write(&mut value);
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.append(header::SET_COOKIE, value);
     }
@@ -139,7 +145,7 @@ pub fn answer(status: StatusCode, text: &str) -> Response<ResponseBody> {
 async fn exchange(
     worker: &Worker,
     view: &PortView,
-    mut arm: Arm,
+    (mut arm, key): (Arm, Option<u64>),
     decision: Option<&Decision>,
     client: &Client,
     request: Request<Incoming>,
@@ -178,14 +184,14 @@ async fn exchange(
         });
     let spare = retries.as_ref().map(|retries| Spare::of(&mut request, retries));
     let spare = spare.as_ref();
-    let mut tried = Tried::default();
+    let mut tried = Tried::keyed(key);
     loop {
         let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
             record.no_endpoint();
             record.flag(unreached(&tried));
             if arm == Arm::Canary {
                 // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                (arm, tried) = (Arm::Stable, Tried::default());
+                (arm, tried) = (Arm::Stable, Tried::keyed(key));
                 continue;
             }
             let spare = Spare::after(spare, retry::Failure::Unreachable, ProxyError::NoEndpoint, record)?;
@@ -230,11 +236,18 @@ async fn exchange(
 /// Endpoints of one arm that a request has no reason to go to.
 #[derive(Debug, Default)]
 pub struct Tried {
+    key: Option<u64>,
     unreachable: Vec<SocketAddr>,
     failed: Vec<SocketAddr>,
 }
 
 impl Tried {
+    /// None yet, for a request that belongs where `key` says.
+    #[must_use]
+    pub fn keyed(key: Option<u64>) -> Self {
+        Self { key, ..Self::default() }
+    }
+
     /// No connection to this one.
     pub fn unreachable(&mut self, address: SocketAddr) {
         self.unreachable.push(address);
@@ -255,7 +268,7 @@ pub fn pick(worker: &Worker, arm: &ArmView, tried: &Tried) -> Option<Rc<Upstream
     let endpoints = &arm.endpoints;
     let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
         let excluded = |i: usize| excluded(&endpoints[i]);
-        balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())
+        arm.choose(worker.random(), tried.key, excluded)
     };
     let unreachable = |upstream: &Upstream| tried.unreachable.contains(&upstream.address());
     let failed = |upstream: &Upstream| tried.failed.contains(&upstream.address());

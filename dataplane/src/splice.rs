@@ -1,14 +1,15 @@
 //! Bytes in both directions, without looking at them: TCP ports, and what follows a protocol switch.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use routing::{Arm, Flag, balance};
+use routing::balance::{Balance, HashKey, hash};
+use routing::{Arm, Flag};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::record::Record;
-use crate::upstream::Upstream;
+use crate::upstream::{Busy, Upstream};
 use crate::view::{ArmView, Slot};
 use crate::worker::Worker;
 
@@ -19,12 +20,15 @@ const MAX_ENDPOINTS: usize = 3;
 
 /// Serves one connection of a TCP port. On a split port a connection counts as one request, which has succeeded when an
 /// endpoint is connected.
-pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream) {
+pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream, source: IpAddr) {
     let view = slot.current();
     let route = &view.port.route;
     let arm = if view.port.split { route.pick() } else { Arm::Stable };
+    // Of what can be hashed, a connection has its address.
+    let by_source = route.balance.as_deref().and_then(Balance::hash_key) == Some(&HashKey::SourceIp);
+    let key = by_source.then(|| hash::client(source));
     let mut record = view.port.split.then(|| Record::begin(&view.arm(arm).cell, route.counter));
-    let mut endpoint = reach(worker, view.arm(arm), route.connect_timeout).await;
+    let mut endpoint = reach(worker, view.arm(arm), key, route.connect_timeout).await;
     if endpoint.is_none() {
         if let Some(record) = &mut record {
             record.no_endpoint();
@@ -32,25 +36,25 @@ pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream) {
             record.flag(if none { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure });
         }
         if arm == Arm::Canary {
-            endpoint = reach(worker, &view.stable, route.connect_timeout).await;
+            endpoint = reach(worker, &view.stable, key, route.connect_timeout).await;
         }
     }
     drop(view);
     if let Some(mut record) = record {
         if endpoint.is_some() { record.complete() } else { record.broken() }
     }
-    let Some(mut endpoint) = endpoint else { return };
+    let Some((mut endpoint, _busy)) = endpoint else { return };
     both(&mut client, &mut endpoint).await;
 }
 
-async fn reach(worker: &Worker, arm: &ArmView, timeout: Duration) -> Option<TcpStream> {
+async fn reach(worker: &Worker, arm: &ArmView, key: Option<u64>, timeout: Duration) -> Option<(TcpStream, Busy)> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < MAX_ENDPOINTS {
         let endpoints = &arm.endpoints;
         let clock = || worker.registry().now();
         let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
             let excluded = |i: usize| excluded(&endpoints[i]);
-            balance::choose(endpoints.len(), worker.random(), excluded, |i| endpoints[i].load())
+            arm.choose(worker.random(), key, excluded)
         };
         let unreachable = |upstream: &Upstream| tried.contains(&upstream.address());
         let picked = match &arm.ward {
@@ -61,12 +65,13 @@ async fn reach(worker: &Worker, arm: &ArmView, timeout: Duration) -> Option<TcpS
         };
         let upstream = &endpoints[picked?];
         let address = upstream.address();
+        let busy = upstream.busy();
         let dialled = upstream.dial_plain(timeout).await;
         if let (Some(ward), Some(health)) = (&arm.ward, upstream.health()) {
             ward.answer(&health, if dialled.is_ok() { 200 } else { 503 }, clock());
         }
         match dialled {
-            Ok(stream) => return Some(stream),
+            Ok(stream) => return Some((stream, busy)),
             Err(error) => {
                 tracing::debug!(server.address = %address, error = %crate::telemetry::Chain(&error), "endpoint not reached");
             }

@@ -1,6 +1,7 @@
 //! Routes from a file instead of an operator: for laptops, benchmarks and debugging. The file says what the stream would,
 //! with endpoints listed; a change of it comes into force without a lost request, an invalid one not at all.
 
+mod balancer;
 mod policy;
 mod rules;
 

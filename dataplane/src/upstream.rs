@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use http::{Request, Response};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use routing::balance::PeakEwma;
+use routing::balance::{PeakEwma, hash};
 use routing::outlier::Health;
 use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
@@ -33,6 +33,7 @@ const STREAMS_PER_CONNECTION: u32 = 100;
 #[derive(Debug)]
 pub struct Upstream {
     address: SocketAddr,
+    identity: u64,
     started: Instant,
     idle: RefCell<Vec<Idle>>,
     /// Connections of our own codec.
@@ -137,6 +138,8 @@ pub struct Glance {
     pub shared: usize,
     /// Weighted latency, in microseconds; fades while nothing is observed.
     pub micros: f64,
+    /// Since the worker first heard of it.
+    pub age: Duration,
 }
 
 /// Why no connection could be made; always safe to try elsewhere.
@@ -165,17 +168,18 @@ pub enum SendError {
 }
 
 impl Upstream {
-    /// No connection yet.
+    /// No connection yet, among others whose latencies are weighed at `peers` microseconds.
     #[must_use]
-    pub fn new(address: SocketAddr, pool: Pool) -> Self {
+    pub fn new(address: SocketAddr, pool: Pool, peers: &mut [f64]) -> Self {
         Self {
             address,
+            identity: hash::identity(address),
             started: Instant::now(),
             idle: RefCell::default(),
             plain: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
-            latency: Cell::new(PeakEwma::new(Duration::ZERO)),
+            latency: Cell::new(PeakEwma::among(peers, Duration::ZERO)),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             pool: Cell::new(pool),
@@ -196,12 +200,36 @@ impl Upstream {
         self.latency.get().load(self.in_flight.get(), self.started.elapsed())
     }
 
+    /// [`hash::identity`] of where it listens.
+    #[must_use]
+    pub fn identity(&self) -> u64 {
+        self.identity
+    }
+
+    /// Requests, or spliced connections, under way.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Since this worker first heard of it.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The latency as it is weighed now, in microseconds.
+    #[must_use]
+    pub fn micros(&self) -> f64 {
+        self.latency.get().micros(self.started.elapsed())
+    }
+
     /// What a look at the worker says of this endpoint.
     #[must_use]
     pub fn glance(&self) -> Glance {
         let idle = self.plain.borrow().len() + self.idle.borrow().len();
-        let micros = self.latency.get().micros(self.started.elapsed());
-        Glance { in_flight: self.in_flight.get(), idle, shared: self.shared.borrow().len(), micros }
+        let (shared, micros, age) = (self.shared.borrow().len(), self.micros(), self.age());
+        Glance { in_flight: self.in_flight.get(), idle, shared, micros, age }
     }
 
     /// An answer (or a failure that counts as slow) took `latency`.

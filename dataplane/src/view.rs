@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use routing::balance::{self, Balance, Endpoints, Round};
 use routing::outlier::Ward;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
@@ -34,6 +36,9 @@ pub struct PortView {
 pub struct ArmView {
     /// Where its requests go.
     pub endpoints: Vec<Rc<Upstream>>,
+    /// How one of them is chosen, where the route says.
+    balance: Option<Arc<Balance>>,
+    round: Round,
     /// What is counted of them.
     pub cell: Arc<Cell>,
     /// Who looks after them, if the route says so.
@@ -71,6 +76,38 @@ impl PortView {
     fn places(&self) -> impl Iterator<Item = Place> {
         let endpoints = self.stable.endpoints.iter().chain(&self.canary.endpoints);
         endpoints.map(|upstream| (self.port.route.uid.clone(), upstream.address()))
+    }
+}
+
+impl ArmView {
+    /// The place in the list of the endpoint for a request with this `key`, never one that is `excluded`.
+    pub fn choose(&self, random: u64, key: Option<u64>, excluded: impl Fn(usize) -> bool) -> Option<usize> {
+        match &self.balance {
+            None => balance::choose(self.count(), random, excluded, |endpoint| self.load(endpoint)),
+            Some(balance) => balance.choose(self, &self.round, random, key, excluded),
+        }
+    }
+}
+
+impl Endpoints for ArmView {
+    fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    fn identity(&self, endpoint: usize) -> u64 {
+        self.endpoints[endpoint].identity()
+    }
+
+    fn in_flight(&self, endpoint: usize) -> u32 {
+        self.endpoints[endpoint].in_flight()
+    }
+
+    fn load(&self, endpoint: usize) -> f64 {
+        self.endpoints[endpoint].load()
+    }
+
+    fn age(&self, endpoint: usize) -> Duration {
+        self.endpoints[endpoint].age()
     }
 }
 
@@ -164,19 +201,24 @@ fn view(
     registry: &Registry,
     worker: usize,
 ) -> PortView {
-    let mut arm = |arm: Arm, targets: &[Target]| ArmView {
-        endpoints: targets
-            .iter()
-            .map(|target| {
-                let known = upstreams.entry((port.route.uid.clone(), target.address));
-                let upstream = known.or_insert_with(|| Rc::new(Upstream::new(target.address, port.route.pool)));
-                upstream.set_pool(port.route.pool);
-                Rc::clone(upstream)
-            })
-            .collect(),
-        // The arms are compared by the port that is split: what a further port serves is counted nowhere.
-        cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
-        ward: port.ward(arm).cloned(),
+    let mut arm = |arm: Arm, targets: &[Target]| {
+        let place = |target: &Target| (port.route.uid.clone(), target.address);
+        let known = targets.iter().filter_map(|target| upstreams.get(&place(target)));
+        let mut peers: Vec<f64> = known.map(|upstream| upstream.micros()).collect();
+        let endpoint = |target: &Target| {
+            let known = upstreams.entry(place(target));
+            let upstream = known.or_insert_with(|| Rc::new(Upstream::new(target.address, port.route.pool, &mut peers)));
+            upstream.set_pool(port.route.pool);
+            Rc::clone(upstream)
+        };
+        ArmView {
+            endpoints: targets.iter().map(endpoint).collect(),
+            balance: port.route.balance.clone().filter(|_| port.split),
+            round: Round::default(),
+            // The arms are compared by the port that is split: what a further port serves is counted nowhere.
+            cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
+            ward: port.ward(arm).cloned(),
+        }
     };
     let stable = arm(Arm::Stable, &port.stable);
     let canary = arm(Arm::Canary, &port.canary);

@@ -3,6 +3,7 @@
 //! Form and ranges are the schema's affair; the proxies refuse what they do not know, and say so in their acknowledgement.
 
 use crds::canary::CanaryService;
+use crds::load_balancer::{ConsistentHash, LoadBalancer, SimpleBalancer};
 use crds::traffic_policy::{ConnectionPool, OutlierDetection};
 use proxy_api::v1beta1 as api;
 
@@ -27,6 +28,7 @@ pub fn traffic(service: &CanaryService) -> Option<api::TrafficPolicy> {
     Some(api::TrafficPolicy {
         connection_pool: asked.connection_pool.as_ref().map(connection_pool),
         outlier_detection: asked.outlier_detection.as_ref().map(outlier_detection),
+        load_balancer: asked.load_balancer.as_ref().map(load_balancer),
     })
 }
 
@@ -58,6 +60,38 @@ fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
         }),
         idle_timeout_ms: millis(http.idle_timeout.as_deref()),
     }
+}
+
+fn load_balancer(asked: &LoadBalancer) -> api::LoadBalancer {
+    use api::load_balancer::{Algorithm, Simple};
+    let simple = |simple| match simple {
+        SimpleBalancer::PeakEwma => Simple::PeakEwma,
+        SimpleBalancer::LeastRequest => Simple::LeastRequest,
+        SimpleBalancer::RoundRobin => Simple::RoundRobin,
+        SimpleBalancer::Random => Simple::Random,
+    };
+    let by_hash = asked.consistent_hash.as_ref().map(|hash| Algorithm::ConsistentHash(consistent_hash(hash)));
+    api::LoadBalancer {
+        algorithm: by_hash.or_else(|| Some(Algorithm::Simple(simple(asked.simple?).into()))),
+        warmup: asked.warmup.as_ref().map(|warmup| api::Warmup {
+            duration_ms: millis(Some(&warmup.duration)),
+            minimum_percent: warmup.minimum_percent.map(unsigned),
+            aggression: warmup.aggression,
+        }),
+    }
+}
+
+fn consistent_hash(asked: &ConsistentHash) -> api::ConsistentHash {
+    use api::consistent_hash::Key;
+    let ConsistentHash { http_header_name, http_cookie, use_source_ip } = asked;
+    let cookie = http_cookie.as_ref().map(|cookie| api::HashCookie {
+        name: cookie.name.clone(),
+        ttl_seconds: cookie.ttl.as_deref().map(|ttl| millis(Some(ttl)) / 1_000),
+        path: cookie.path.clone().unwrap_or_default(),
+    });
+    let header = http_header_name.clone().map(Key::HttpHeaderName);
+    let key = header.or_else(|| cookie.map(Key::HttpCookie)).or_else(|| use_source_ip.map(Key::UseSourceIp));
+    api::ConsistentHash { key }
 }
 
 /// A time such as `250ms`, `15s` or `2m` in milliseconds; 0 where there is none.
@@ -136,5 +170,41 @@ mod tests {
         assert_eq!(traffic(&service(json!({}))), Some(api::TrafficPolicy::default()));
         assert_eq!(traffic(&service(json!(null))), None);
         assert_eq!(connect_timeout_ms(&service(json!(null))), 0);
+    }
+    #[test]
+    fn a_load_balancer_is_passed_on_as_it_is_asked_for() {
+        use api::consistent_hash::Key;
+        use api::load_balancer::{Algorithm, Simple};
+        let balancer = |asked: serde_json::Value| {
+            let service = json!({ "port": 80, "trafficPolicy": { "loadBalancer": asked } });
+            let service: CanaryService = serde_json::from_value(service).unwrap();
+            traffic(&service).unwrap().load_balancer.unwrap()
+        };
+        let warmup = api::Warmup { duration_ms: 120_000, minimum_percent: Some(5), aggression: Some(1.5) };
+        assert_eq!(
+            balancer(json!({ "warmup": { "duration": "2m", "minimumPercent": 5, "aggression": 1.5 } })),
+            api::LoadBalancer { algorithm: None, warmup: Some(warmup) }
+        );
+        for (word, simple) in [
+            ("PEAK_EWMA", Simple::PeakEwma),
+            ("LEAST_REQUEST", Simple::LeastRequest),
+            ("ROUND_ROBIN", Simple::RoundRobin),
+            ("RANDOM", Simple::Random),
+        ] {
+            let algorithm = Some(Algorithm::Simple(simple.into()));
+            assert_eq!(balancer(json!({ "simple": word })), api::LoadBalancer { algorithm, warmup: None });
+        }
+        let cookie = |ttl_seconds, path: &str| {
+            Key::HttpCookie(api::HashCookie { name: "pod".to_owned(), ttl_seconds, path: path.to_owned() })
+        };
+        for (asked, key) in [
+            (json!({ "httpHeaderName": "x-user" }), Key::HttpHeaderName("x-user".to_owned())),
+            (json!({ "httpCookie": { "name": "pod" } }), cookie(None, "")),
+            (json!({ "httpCookie": { "name": "pod", "ttl": "0s", "path": "/a" } }), cookie(Some(0), "/a")),
+            (json!({ "useSourceIp": true }), Key::UseSourceIp(true)),
+        ] {
+            let algorithm = Some(Algorithm::ConsistentHash(api::ConsistentHash { key: Some(key) }));
+            assert_eq!(balancer(json!({ "consistentHash": asked })), api::LoadBalancer { algorithm, warmup: None });
+        }
     }
 }

@@ -130,7 +130,7 @@ impl Affinity {
 }
 
 /// A name that can be written into a head, and that browsers take without `Secure`.
-fn valid(name: &str) -> Result<String, Invalid> {
+pub(crate) fn valid(name: &str) -> Result<String, Invalid> {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.len() > MAX_NAME || !name.bytes().all(token) || name.starts_with("__") {
         return Err(Invalid::Name(name.to_owned()));
@@ -139,7 +139,7 @@ fn valid(name: &str) -> Result<String, Invalid> {
 }
 
 /// The same on every proxy and in every version of it: a client may meet any of them.
-fn hash(seed: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn hash(seed: u64, bytes: &[u8]) -> u64 {
     // FNV-1a, and a finalizer, because its low bits alone are not spread.
     mix(bytes.iter().fold(mix(seed), |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
 }

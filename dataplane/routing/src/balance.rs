@@ -1,120 +1,198 @@
-//! Which endpoint of an arm serves a request: the better of two random ones, by peak-EWMA latency and requests in
-//! flight (Finagle's `Balancers.p2cPeakEwma`, Linkerd's `p2c`). Only endpoints of the arm that was picked are seen.
+//! Which endpoint of an arm serves a request. Only endpoints of the arm that was picked are seen: the split comes first.
+//!
+//! A route without a word on it has no [`Balance`]: the better of two random endpoints, by peak-EWMA latency and requests
+//! in flight ([`choose`]; Finagle's `Balancers.p2cPeakEwma`, Linkerd's `p2c`). [`draw`] has the draws, [`ewma`] the
+//! estimate, [`hash`] keys and their owners, [`warmup`] the share of new endpoints.
+
+pub mod draw;
+pub mod ewma;
+pub mod hash;
+pub mod warmup;
 
 use std::time::Duration;
 
-/// Time after which an observed latency has lost 63 % of its influence; Linkerd's and Finagle's value.
-pub const DECAY: Duration = Duration::from_secs(10);
-/// Latency assumed of an endpoint that has answered nothing yet: in between, so that a fresh endpoint among slow ones is
-/// tried and one among fast ones is not flooded.
-pub const INITIAL: Duration = Duration::from_millis(50);
+use proxy_api::v1beta1 as api;
 
-/// Latency of one endpoint: jumps to a peak at once, comes down slowly.
-#[derive(Clone, Copy, Debug)]
-pub struct PeakEwma {
-    micros: f64,
-    at: Duration,
+pub use draw::Round;
+pub use ewma::PeakEwma;
+pub use hash::{HashKey, Keyed};
+pub use warmup::Warmup;
+
+use crate::split::mix;
+
+/// How the endpoints of one route are chosen among; the words are Istio's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Balance {
+    /// By what.
+    pub algorithm: Algorithm,
+    /// What new endpoints get of their share; none: all of it.
+    pub warmup: Option<Warmup>,
 }
 
-impl PeakEwma {
-    /// An endpoint that has answered nothing; `now` is the time since any fixed start.
-    #[must_use]
-    pub fn new(now: Duration) -> Self {
-        Self { micros: INITIAL.as_micros() as f64, at: now }
-    }
+/// By what one is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The better of two by latency and requests in flight.
+    PeakEwma,
+    /// The better of two by requests in flight.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// The owner of the request's key; without a key as [`Self::PeakEwma`].
+    ConsistentHash(HashKey),
+}
 
-    /// Takes one answer into account that took `latency`.
-    pub fn observe(&mut self, latency: Duration, now: Duration) {
-        let sample = latency.as_micros() as f64;
-        if sample >= self.micros {
-            self.micros = sample;
-        } else {
-            let keep = self.kept(now);
-            self.micros = self.micros * keep + sample * (1.0 - keep);
+/// A load balancer that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// Not one of this proxy's.
+    #[error("load balancer {0} is not known to this proxy")]
+    Simple(i32),
+    /// Nothing to hash.
+    #[error("consistentHash takes httpHeaderName, httpCookie or useSourceIp")]
+    NoKey,
+    /// Not a token (RFC 9110 §5.6.2), too long, or a cookie name that browsers keep for `Secure` cookies.
+    #[error("consistentHash cannot use the name {0:?}")]
+    Name(String),
+    /// Not one that a cookie can have.
+    #[error("consistentHash cannot use the path {0:?}")]
+    Path(String),
+    /// Out of range.
+    #[error("consistentHash has a ttl of {0} s, must be at most a year")]
+    Ttl(u64),
+    /// A hash leaves no choice.
+    #[error("warmup does not go with consistentHash")]
+    WarmHash,
+    /// Without length.
+    #[error("warmup needs a duration")]
+    NoDuration,
+    /// Out of range.
+    #[error("warmup has a minimum of {0} %, must be at most 100")]
+    MinimumPercent(u32),
+    /// Out of range.
+    #[error("warmup needs an aggression of at least 1")]
+    Aggression,
+}
+
+/// The endpoints of one arm, as what chooses among them sees them; by their place in the list.
+pub trait Endpoints {
+    /// How many.
+    fn count(&self) -> usize;
+    /// [`hash::identity`] of its address.
+    fn identity(&self, endpoint: usize) -> u64;
+    /// Requests under way.
+    fn in_flight(&self, endpoint: usize) -> u32;
+    /// [`PeakEwma::load`].
+    fn load(&self, endpoint: usize) -> f64;
+    /// Since it was first heard of.
+    fn age(&self, endpoint: usize) -> Duration;
+}
+
+impl Balance {
+    /// As asked for; `None` if that is what is done anyway.
+    ///
+    /// # Errors
+    /// When it cannot be carried out.
+    pub fn compile(asked: &api::LoadBalancer) -> Result<Option<Self>, Invalid> {
+        use api::load_balancer::{Algorithm as Asked, Simple};
+        let algorithm = match &asked.algorithm {
+            None => Algorithm::PeakEwma,
+            Some(Asked::ConsistentHash(hash)) => Algorithm::ConsistentHash(HashKey::compile(hash)?),
+            Some(Asked::Simple(simple)) => match Simple::try_from(*simple).map_err(|_| Invalid::Simple(*simple))? {
+                Simple::Unspecified | Simple::PeakEwma => Algorithm::PeakEwma,
+                Simple::LeastRequest => Algorithm::LeastRequest,
+                Simple::RoundRobin => Algorithm::RoundRobin,
+                Simple::Random => Algorithm::Random,
+            },
+        };
+        let warmup = asked.warmup.as_ref().map(Warmup::compile).transpose()?;
+        match (&algorithm, &warmup) {
+            (Algorithm::PeakEwma, None) => Ok(None),
+            (Algorithm::ConsistentHash(_), Some(_)) => Err(Invalid::WarmHash),
+            _ => Ok(Some(Self { algorithm, warmup })),
         }
-        self.at = now;
     }
 
-    /// Expected cost of one more request while `in_flight` are under way; lower is better. Fades while nothing is
-    /// observed, so that an endpoint that was slow once is tried again.
+    /// What requests are told apart by, if anything.
     #[must_use]
-    pub fn load(&self, in_flight: u32, now: Duration) -> f64 {
-        (self.micros * self.kept(now) + 1.0) * f64::from(in_flight + 1)
+    pub fn hash_key(&self) -> Option<&HashKey> {
+        match &self.algorithm {
+            Algorithm::ConsistentHash(key) => Some(key),
+            Algorithm::PeakEwma | Algorithm::LeastRequest | Algorithm::RoundRobin | Algorithm::Random => None,
+        }
     }
 
-    /// The latency as it is weighed now, in microseconds.
+    /// The word for it in `trafficPolicy.loadBalancer`.
     #[must_use]
-    pub fn micros(&self, now: Duration) -> f64 {
-        self.micros * self.kept(now)
+    pub fn name(&self) -> &'static str {
+        match &self.algorithm {
+            Algorithm::PeakEwma => DEFAULT,
+            Algorithm::LeastRequest => "LEAST_REQUEST",
+            Algorithm::RoundRobin => "ROUND_ROBIN",
+            Algorithm::Random => "RANDOM",
+            Algorithm::ConsistentHash(_) => "consistentHash",
+        }
     }
 
-    fn kept(&self, now: Duration) -> f64 {
-        (-now.saturating_sub(self.at).as_secs_f64() / DECAY.as_secs_f64()).exp()
+    /// The part of its share that an endpoint of this age gets, 0..=1.
+    #[must_use]
+    pub fn share(&self, age: Duration) -> f64 {
+        self.warmup.map_or(1.0, |warmup| warmup.share(age))
+    }
+
+    /// The endpoint for a request with this `key`, never one that is `excluded` (tried before, ejected); `None` if all are.
+    /// `round` belongs to these endpoints.
+    pub fn choose(
+        &self,
+        endpoints: &impl Endpoints,
+        round: &Round,
+        random: u64,
+        key: Option<u64>,
+        excluded: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let count = endpoints.count();
+        let admit = |endpoint: usize, random: u64| {
+            self.warmup.is_none_or(|warmup| {
+                let share = warmup.share(endpoints.age(endpoint));
+                share >= 1.0 || unit(random) < share
+            })
+        };
+        let latency = |endpoint: usize| endpoints.load(endpoint);
+        match (&self.algorithm, key) {
+            (Algorithm::ConsistentHash(_), Some(key)) => {
+                hash::rendezvous(count, key, excluded, |endpoint| endpoints.identity(endpoint))
+            }
+            (Algorithm::PeakEwma, _) | (Algorithm::ConsistentHash(_), None) => {
+                draw::better_of_two(count, random, excluded, admit, latency)
+            }
+            (Algorithm::LeastRequest, _) => {
+                draw::better_of_two(count, random, excluded, admit, |endpoint| endpoints.in_flight(endpoint).into())
+            }
+            (Algorithm::RoundRobin, _) => round.next(count, random, excluded, admit),
+            (Algorithm::Random, _) => draw::any(count, mix(random), excluded, admit),
+        }
     }
 }
 
-/// Picks one of `count` endpoints, never one that is `excluded` (tried before, ejected); `None` if all are.
+/// What is done where nothing is said.
+pub const DEFAULT: &str = "PEAK_EWMA";
+
+/// As [`Balance::choose`], for a route without one.
 pub fn choose(
     count: usize,
     random: u64,
     excluded: impl Fn(usize) -> bool,
     load: impl Fn(usize) -> f64,
 ) -> Option<usize> {
-    let free = |start: usize, not: Option<usize>| {
-        (0..count).map(|step| (start + step) % count).find(|i| Some(*i) != not && !excluded(*i))
-    };
-    match count {
-        0 => None,
-        1 => (!excluded(0)).then_some(0),
-        _ => {
-            let first = free((random as u32) as usize % count, None)?;
-            let Some(second) = free((random >> 32) as usize % count, Some(first)) else {
-                return Some(first);
-            };
-            Some(if load(second) < load(first) { second } else { first })
-        }
-    }
+    draw::better_of_two(count, random, excluded, |_, _| true, load)
+}
+
+/// In 0..1.
+fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::split::mix;
-
-    #[test]
-    fn the_less_loaded_of_two_is_picked() {
-        for seed in 0..50 {
-            assert_eq!(choose(2, mix(seed), |_| false, |i| [5.0, 1.0][i]), Some(1));
-        }
-    }
-
-    #[test]
-    fn a_tried_endpoint_is_not_picked_again() {
-        for seed in 0..50 {
-            assert_eq!(choose(3, mix(seed), |i| i != 2, |_| 0.0), Some(2));
-            assert_eq!(choose(3, mix(seed), |_| true, |_| 0.0), None);
-        }
-        assert_eq!(choose(0, 1, |_| false, |_| 0.0), None);
-    }
-
-    #[test]
-    fn equal_endpoints_share_evenly() {
-        let mut hits = [0_u32; 4];
-        for seed in 0..40_000 {
-            hits[choose(4, mix(seed), |_| false, |_| 1.0).unwrap()] += 1;
-        }
-        assert!(hits.iter().all(|h| (9_000..11_000).contains(h)), "{hits:?}");
-    }
-
-    #[test]
-    fn a_peak_counts_at_once_and_fades_with_time() {
-        let second = Duration::from_secs(1);
-        let mut ewma = PeakEwma::new(Duration::ZERO);
-        ewma.observe(Duration::from_secs(2), second);
-        assert!(ewma.load(0, second) > 1.9e6);
-        assert!(ewma.load(3, second) > 3.0 * ewma.load(0, second));
-        ewma.observe(Duration::from_millis(1), 21 * second);
-        assert!(ewma.load(0, 21 * second) < 0.4e6);
-        assert!(ewma.load(0, 81 * second) < 0.01e6);
-    }
-}
+mod tests;

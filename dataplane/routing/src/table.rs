@@ -10,6 +10,7 @@ use proxy_api::v1beta1 as api;
 
 use crate::affinity::{self, Affinity};
 use crate::audience::Audience;
+use crate::balance::{self, Balance, Keyed};
 use crate::mirror::{self, Mirror};
 use crate::outlier::{self, Outliers, Ward};
 use crate::pool::Pool;
@@ -56,6 +57,8 @@ pub struct Route {
     pub pool: Pool,
     /// Endpoints that go on failing, if the route looks for them.
     pub outliers: Option<Outliers>,
+    /// How endpoints are chosen among; none: by [`balance::choose`].
+    pub balance: Option<Arc<Balance>>,
     /// Who stays where; only while there is a choice, that is, with a weight of 1..=99.
     pub affinity: Option<Affinity>,
     /// What is done about failed attempts.
@@ -156,6 +159,9 @@ pub enum Refusal {
     /// Outlier detection that cannot be carried out.
     #[error(transparent)]
     Outlier(#[from] outlier::Invalid),
+    /// Load balancer that cannot be carried out.
+    #[error(transparent)]
+    Balance(#[from] balance::Invalid),
     /// Another route has the port.
     #[error("port {port} belongs to {holder}")]
     Taken {
@@ -201,6 +207,20 @@ impl Port {
             (_, Some(affinity)) => affinity.pick(affinity.bucket(fields), &route.split, route.weight, random),
         };
         Choice { arm, told }
+    }
+
+    /// Where within the arm a request with these header fields, from `client`, belongs; `random` is asked where a client is
+    /// new.
+    pub fn key<'a>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+        client: IpAddr,
+        random: impl FnOnce() -> u64,
+    ) -> Keyed {
+        match self.route.balance.as_deref().and_then(Balance::hash_key) {
+            None => Keyed::default(),
+            Some(key) => key.of(fields, client, random()),
+        }
     }
 }
 
@@ -308,7 +328,8 @@ fn compile(
         mirror.map(|m| Mirror::compile(m, previous.and_then(|p| p.mirror.as_ref()), mirror_seed)).transpose()?;
     let arms = route.listeners.iter().map(|listener| Ok([targets(&listener.stable)?, targets(&listener.canary)?]));
     let arms = arms.collect::<Result<Vec<_>, Refusal>>()?;
-    let policy = route.traffic_policy.unwrap_or_default();
+    let policy = route.traffic_policy.clone().unwrap_or_default();
+    let balance = policy.load_balancer.as_ref().map_or(Ok(None), Balance::compile)?;
     let outliers = policy.outlier_detection.as_ref().map(outlier::Policy::compile).transpose()?.map(|policy| {
         let split = route.listeners.iter().zip(&arms).filter(|(listener, _)| listener.split);
         let targets = split.flat_map(|(_, arms)| arms).flatten();
@@ -327,6 +348,7 @@ fn compile(
         connect_timeout: millis(http.connect_timeout_ms).unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         outliers,
         pool: policy.connection_pool.as_ref().map(Pool::compile).unwrap_or_default(),
+        balance: balance.map(Arc::new),
         affinity: affinity.filter(|_| (1..=99).contains(&weight)),
         retry,
         rules,

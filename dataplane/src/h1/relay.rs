@@ -42,6 +42,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
         worker,
         slot,
         watch: &watch,
+        source: client,
         client: client.to_string(),
         stream,
         buffer: BytesMut::from(start),
@@ -64,6 +65,8 @@ struct Connection<'a> {
     worker: &'a Worker,
     slot: &'a Slot,
     watch: &'a Watch,
+    source: IpAddr,
+    /// The same in writing.
     client: String,
     stream: TcpStream,
     /// Read from the client and not used yet.

@@ -3,12 +3,14 @@
 use proxy_api::v1beta1 as api;
 use serde::Deserialize;
 
+use super::balancer::{self, LoadBalancer};
 use crate::args;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct TrafficPolicy {
     connection_pool: Option<ConnectionPool>,
+    load_balancer: Option<LoadBalancer>,
     outlier_detection: Option<OutlierDetection>,
 }
 
@@ -58,7 +60,8 @@ struct HttpPool {
 pub(super) fn message(policy: &TrafficPolicy) -> Result<api::TrafficPolicy, String> {
     let connection_pool = policy.connection_pool.as_ref().map(connection_pool).transpose()?;
     let outlier_detection = policy.outlier_detection.as_ref().map(outlier_detection).transpose()?;
-    Ok(api::TrafficPolicy { connection_pool, outlier_detection })
+    let load_balancer = policy.load_balancer.as_ref().map(balancer::message).transpose()?;
+    Ok(api::TrafficPolicy { connection_pool, outlier_detection, load_balancer })
 }
 
 /// `connectionPool.tcp.connectTimeout`, which is the route's.
@@ -70,24 +73,27 @@ fn outlier_detection(asked: &OutlierDetection) -> Result<api::OutlierDetection, 
     Ok(api::OutlierDetection {
         consecutive_5xx_errors: asked.consecutive_5xx_errors,
         consecutive_gateway_errors: asked.consecutive_gateway_errors,
-        interval_ms: millis(&asked.interval)?,
-        base_ejection_time_ms: millis(&asked.base_ejection_time)?,
+        interval_ms: millis(asked.interval.as_deref())?,
+        base_ejection_time_ms: millis(asked.base_ejection_time.as_deref())?,
         max_ejection_percent: asked.max_ejection_percent,
     })
 }
 
 fn connection_pool(pool: &ConnectionPool) -> Result<api::ConnectionPool, String> {
     let keepalive = |asked: &TcpKeepalive| -> Result<_, String> {
-        let seconds = |text: &Option<String>| Ok::<_, String>(u32::try_from(millis(text)? / 1_000).unwrap_or(u32::MAX));
+        let seconds = |text: &Option<String>| {
+            Ok::<_, String>(u32::try_from(millis(text.as_deref())? / 1_000).unwrap_or(u32::MAX))
+        };
         let (time_seconds, interval_seconds) = (seconds(&asked.time)?, seconds(&asked.interval)?);
         Ok(api::TcpKeepalive { time_seconds, interval_seconds, probes: asked.probes })
     };
     Ok(api::ConnectionPool {
         tcp_keepalive: pool.tcp.tcp_keepalive.as_ref().map(keepalive).transpose()?,
-        idle_timeout_ms: millis(&pool.http.idle_timeout)?,
+        idle_timeout_ms: millis(pool.http.idle_timeout.as_deref())?,
     })
 }
 
-fn millis(text: &Option<String>) -> Result<u64, String> {
-    text.as_deref().map_or(Ok(0), |text| args::duration(text).map(|duration| duration.as_millis() as u64))
+/// In milliseconds; 0 where there is none.
+pub(super) fn millis(text: Option<&str>) -> Result<u64, String> {
+    text.map_or(Ok(0), |text| args::duration(text).map(|duration| duration.as_millis() as u64))
 }

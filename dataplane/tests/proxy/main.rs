@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 mod affinity;
+mod balance;
 mod common;
 mod configuration;
 mod frames;

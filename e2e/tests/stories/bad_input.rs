@@ -85,6 +85,51 @@ fn bad_fields() -> Vec<BadField> {
             &["rules[0].requestHeaderModifier", "cannot be changed"],
         ),
         (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "simple": "FASTEST" } }),
+            &["loadBalancer.simple", "PEAK_EWMA", "LEAST_REQUEST"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": {} }),
+            &["loadBalancer needs simple, consistentHash or warmup"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "simple": "RANDOM", "consistentHash": { "useSourceIp": true } } }),
+            &["either simple or consistentHash"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "consistentHash": { "useSourceIp": true, "httpHeaderName": "x-user" } } }),
+            &["one of httpHeaderName, httpCookie and useSourceIp"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "consistentHash": { "useSourceIp": false } } }),
+            &["consistentHash.useSourceIp can only be true"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "consistentHash": { "httpCookie": { "name": "pod", "ttl": "525601m" } } } }),
+            &["httpCookie.ttl must be at most a year"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "consistentHash": { "useSourceIp": true }, "warmup": { "duration": "60s" } } }),
+            &["warmup does not go with consistentHash"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "warmup": { "duration": "0s" } } }),
+            &["warmup.duration must lie between 1s and 60m"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "warmup": { "duration": "60s", "aggression": 0.5 } } }),
+            &["warmup.aggression", "greater than or equal to 1"],
+        ),
+        (
             "/spec/analysis/sessionAffinity",
             json!({ "cookieName": "a", "headerName": "b" }),
             &["sessionAffinity", "either cookieName or headerName"],

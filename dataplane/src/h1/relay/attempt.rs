@@ -46,13 +46,13 @@ impl Connection<'_> {
     pub(super) async fn forward(
         &mut self,
         view: &PortView,
-        mut arm: Arm,
+        (mut arm, key): (Arm, Option<u64>),
         decision: Option<&Decision>,
         facts: Facts,
         mut upload: Upload<'_>,
         record: &mut Record,
     ) -> Result<Served, ProxyError> {
-        let mut tried = Tried::default();
+        let mut tried = Tried::keyed(key);
         loop {
             let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
                 Some(upstream) => {
@@ -77,7 +77,7 @@ impl Connection<'_> {
                     record.flag(unreached(&tried));
                     if arm == Arm::Canary {
                         // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                        (arm, tried) = (Arm::Stable, Tried::default());
+                        (arm, tried) = (Arm::Stable, Tried::keyed(key));
                         continue;
                     }
                     (None, Some(ProxyError::NoEndpoint))

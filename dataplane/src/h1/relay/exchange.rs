@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Buf;
+use routing::balance::{Balance, Keyed};
 use routing::rules::{Answer, Decision};
 use routing::{Arm, Choice};
 
@@ -33,6 +34,7 @@ pub(super) struct Opened {
     view: Rc<PortView>,
     decision: Option<Decision>,
     arm: Arm,
+    key: Option<u64>,
     detail: Option<Box<Detail>>,
 }
 
@@ -62,6 +64,13 @@ impl Connection<'_> {
             affinity.write_cookie(bucket, &mut self.added);
             self.added.extend_from_slice(b"\r\n");
         }
+        let fields = head.headers.iter().map(|header| (header.name, header.value));
+        let Keyed { key, told } = view.port.key(fields, self.source, || self.worker.random());
+        if let (Some(told), Some(hash)) = (told, view.port.route.balance.as_deref().and_then(Balance::hash_key)) {
+            self.added.extend_from_slice(b"set-cookie: ");
+            hash.write_cookie(told, &mut self.added);
+            self.added.extend_from_slice(b"\r\n");
+        }
         for (name, value) in decision.iter().flat_map(Decision::written) {
             field(&mut self.added, name.as_str().as_bytes(), value.as_bytes());
         }
@@ -75,11 +84,11 @@ impl Connection<'_> {
             detail.mark_head(&mut self.out);
         }
         self.buffer.advance(length);
-        Ok(Opened { facts, view, decision, arm, detail })
+        Ok(Opened { facts, view, decision, arm, key, detail })
     }
 
     /// Has a request served, and answers it in any case.
-    pub(super) async fn exchange(&mut self, Opened { mut facts, view, decision, arm, detail }: Opened) -> Next {
+    pub(super) async fn exchange(&mut self, Opened { mut facts, view, decision, arm, key, detail }: Opened) -> Next {
         if let Framing::Length(length) = facts.framing
             && length <= REPLAY
             && length <= self.buffer.len() as u64
@@ -107,7 +116,7 @@ impl Connection<'_> {
         let upload = Upload::new(facts.framing, retries.as_ref());
         let served = {
             // Pinned here, and so held once, not in each of the futures below.
-            let served = pin!(self.forward(&view, arm, decision.as_ref(), facts, upload, &mut record));
+            let served = pin!(self.forward(&view, (arm, key), decision.as_ref(), facts, upload, &mut record));
             match deadline {
                 None => served.await,
                 Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
