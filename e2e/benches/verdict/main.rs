@@ -23,6 +23,7 @@ const BEFORE: Duration = Duration::from_secs(30);
 const LIMIT: Duration = Duration::from_secs(420);
 
 fn main() -> Result<()> {
+    e2e::cluster::reexec_in_netns()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(bench())
 }
