@@ -40,12 +40,55 @@ pub struct ProxyPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 200))]
     pub log_level: Option<String>,
+    /// What clients may take of each proxy. A change is in force at once, for new connections and new requests.
+    #[serde(default)]
+    pub limits: Limits,
     /// Access log of the proxies, JSON on their standard output; off if absent. A change rolls the proxies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLog>,
     /// Traces of the requests that pass the proxies; off if absent. A change rolls the proxies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tracing: Option<Tracing>,
+}
+
+/// What clients may take of one proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("!has(self.maxConnectionsPerPort) || self.maxConnectionsPerPort <= self.maxConnections").message("limits.maxConnectionsPerPort cannot be more than maxConnections"))]
+pub struct Limits {
+    /// Connections from clients at a time; fewer if the proxy's open files allow no more.
+    #[serde(default = "default_max_connections")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: i32,
+    /// Connections at a time to one port of a Service; only `maxConnections` counts if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections_per_port: Option<i32>,
+    /// Bytes of a request's head; more are answered 431.
+    #[serde(default = "default_max_header_bytes")]
+    #[schemars(range(min = 8_192, max = 262_144))]
+    pub max_header_bytes: i32,
+    /// Header fields of a request; more are answered 431.
+    #[serde(default = "default_max_headers")]
+    #[schemars(range(min = 16, max = 256))]
+    pub max_headers: i32,
+    /// Streams that are open at a time on one HTTP/2 connection.
+    #[serde(default = "default_max_streams")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max_streams: i32,
+}
+
+impl Default for Limits {
+    /// As the proxy's own.
+    fn default() -> Self {
+        Self {
+            max_connections: default_max_connections(),
+            max_connections_per_port: None,
+            max_header_bytes: default_max_header_bytes(),
+            max_headers: default_max_headers(),
+            max_streams: default_max_streams(),
+        }
+    }
 }
 
 /// Which requests get a line.
@@ -101,6 +144,22 @@ pub struct ProxyPoolStatus {
     /// `<service>:<port>/<protocol>` and the listening port that serves it.
     #[serde(default)]
     pub ports: BTreeMap<String, i32>,
+}
+
+fn default_max_connections() -> i32 {
+    20_000
+}
+
+fn default_max_header_bytes() -> i32 {
+    32_768
+}
+
+fn default_max_headers() -> i32 {
+    100
+}
+
+fn default_max_streams() -> i32 {
+    250
 }
 
 fn default_sampling_ratio() -> f64 {

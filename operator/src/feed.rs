@@ -1,4 +1,4 @@
-//! Keeps the publisher's routes equal to what the caches say, on every replica, leader or not.
+//! Keeps the publisher's routes and limits equal to what the caches say, on every replica, leader or not.
 //!
 //! A route is a pure function of objects in the API server (`routes::build`); this loop only says when to compute it.
 
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use crate::{
     caches::{Caches, Key},
     observe::World,
+    pool,
     publish::Publisher,
     routes::{self, RouteInputs},
     table::Table,
@@ -43,6 +44,9 @@ fn publish(caches: &Caches, publisher: &Publisher, key: &Key, published: &mut Ha
     match route(&world) {
         Some(route) => drop(publisher.set(route)),
         None => drop(publisher.remove(&uid)),
+    }
+    if let Some(pool) = &world.pool {
+        publisher.limit(&world.namespace, &pool::limits(pool));
     }
 }
 

@@ -4,6 +4,7 @@
 //! The pool may not be taken away while a Service still sends traffic to it; the order is the caller's.
 
 mod build;
+mod limits;
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::build::{CA_CONFIG_MAP, build};
+pub use self::limits::limits;
 use crate::{
     api::{self, ApiError, call},
     table::Table,

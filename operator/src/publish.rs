@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt};
-use proxy_api::v1beta1::{Ack, Counters, Route};
+use proxy_api::v1beta1::{Ack, Counters, Limits, Route};
 use rollout::verdict::Report;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
@@ -88,6 +88,11 @@ impl Publisher {
     /// Holds `route` and sends it to the proxies of its namespace, unless it is held already or is older than what is.
     pub fn set(&self, route: Route) -> SetOutcome {
         self.book().set(route, Instant::now())
+    }
+
+    /// Sends `limits` to the proxies of `namespace`, which has a route, unless they are in force there already.
+    pub fn limit(&self, namespace: &str, limits: &Limits) {
+        self.book().limit(namespace, limits);
     }
 
     /// Takes the route of `uid` away from the proxies. False: none was held.

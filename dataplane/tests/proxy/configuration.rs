@@ -214,6 +214,38 @@ async fn an_older_counter_is_refused_and_said_so() {
 }
 
 #[tokio::test]
+async fn limits_come_into_force_in_order_and_survive_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let replica = &mut Replica::start().await;
+    let following = Following::new(&[replica], Some(directory.path().into())).await;
+    let limits = |generation, max_streams| {
+        Said::Limits(api::Limits { pool: "p".into(), generation, max_streams, ..Default::default() })
+    };
+    let streams = |following: &Following| following.proxy.shared().registry.limits().now().streams;
+    replica.hello().await;
+    replica.snapshot(vec![following.mk(1, 0)]).await;
+    replica.ack().await;
+    replica.say(limits(2, 20)).await;
+    replica.say(limits(1, 10)).await;
+    // Acknowledged after all that was said before it.
+    replica.say(Said::Upsert(following.mk(2, 0))).await;
+    replica.ack().await;
+    assert_eq!(streams(&following), 20, "an older generation does not count");
+    let shared = following.proxy.shared();
+    let now = shared.registry.limits().now();
+    assert_eq!((now.connections, now.headers), (100, 100), "what is not said is the process's own");
+    replica.say(limits(3, 20_000)).await;
+    replica.say(Said::Upsert(following.mk(3, 0))).await;
+    replica.ack().await;
+    assert_eq!(streams(&following), 20, "what cannot be in force changes nothing");
+    // It is written down after it is acknowledged, before anything later is taken.
+    replica.say(Said::Upsert(following.mk(4, 0))).await;
+    replica.ack().await;
+    let restarted = Following::new(&[], Some(directory.path().into())).await;
+    assert_eq!(streams(&restarted), 20);
+}
+
+#[tokio::test]
 async fn a_killed_replica_changes_nothing_and_the_other_goes_on() {
     let (mut one, mut two) = (Replica::start().await, Replica::start().await);
     let following = Following::new(&[&one, &two], None).await;

@@ -197,11 +197,26 @@ fn bad_fields() -> Vec<BadField> {
     ]
 }
 
+/// Specs of a ProxyPool, and what the refusal must say.
+fn bad_pools() -> Vec<(Value, &'static [&'static str])> {
+    vec![
+        (json!({ "limits": { "maxConnections": 0 } }), &["limits.maxConnections", "1"]),
+        (
+            json!({ "limits": { "maxConnections": 10, "maxConnectionsPerPort": 11 } }),
+            &["limits.maxConnectionsPerPort", "maxConnections"],
+        ),
+        (json!({ "limits": { "maxHeaderBytes": 4096 } }), &["limits.maxHeaderBytes", "8192"]),
+        (json!({ "limits": { "maxHeaders": 257 } }), &["limits.maxHeaders", "256"]),
+        (json!({ "limits": { "maxStreams": 0 } }), &["limits.maxStreams", "1"]),
+        (json!({ "limits": { "maxRequests": 1 } }), &["unknown field", "maxRequests"]),
+    ]
+}
+
 pub(crate) async fn bad_fields_are_refused(story: Story) -> Result<()> {
     let shop = story.bare_shop(story.manifests()?).await?;
     let good = shop.git().canary;
     let cases = bad_fields();
-    let count = cases.len();
+    let count = cases.len() + bad_pools().len();
     let mut slips = Vec::new();
     for (pointer, value, words) in cases {
         let mut bad = good.clone();
@@ -212,6 +227,19 @@ pub(crate) async fn bad_fields_are_refused(story: Story) -> Result<()> {
             kubectl::kubectl(&["delete", "canary", "--all", "-n", &shop.namespace, "--wait=true"]).await?;
         } else if let Some(word) = words.iter().find(|word| !output.err.contains(**word)) {
             slips.push(format!("{pointer} = {value}: the refusal does not say {word:?}: {}", output.err.trim()));
+        }
+    }
+    for (spec, words) in bad_pools() {
+        let pool = json!({
+            "apiVersion": "sluice.dev/v1beta1", "kind": "ProxyPool", "metadata": { "name": "default" }, "spec": spec
+        });
+        // Nothing is written: a pool that slips through must not stay.
+        let create = ["create", "--dry-run=server", "-n", &shop.namespace, "-f", "-"];
+        let output = kubectl::run(&create, &pool.to_string()).await?;
+        if output.code == 0 {
+            slips.push(format!("ProxyPool {spec} was accepted"));
+        } else if let Some(word) = words.iter().find(|word| !output.err.contains(**word)) {
+            slips.push(format!("ProxyPool {spec}: the refusal does not say {word:?}: {}", output.err.trim()));
         }
     }
     ensure!(slips.is_empty(), "{} of {count}:\n{}", slips.len(), slips.join("\n"));

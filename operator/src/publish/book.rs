@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proxy_api::v1beta1::from_operator::Message;
-use proxy_api::v1beta1::{Ack, Counters, FromOperator, Removal, Route, Snapshot};
+use proxy_api::v1beta1::{Ack, Counters, FromOperator, Limits, Removal, Route, Snapshot};
 use rollout::verdict::Report;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -46,6 +46,7 @@ enum Phase {
 #[derive(Default)]
 struct Namespace {
     routes: BTreeMap<String, Arc<Route>>,
+    limits: Option<Limits>,
     /// By pod: a pod has one stream, its newest.
     streams: BTreeMap<String, Stream>,
     /// Counters on their way: uid → counter, when it was set.
@@ -56,6 +57,7 @@ struct Stream {
     id: u64,
     source: Source,
     owed: Owed,
+    is_owed_limits: bool,
     acks: BTreeMap<String, ProxyAck>,
     /// When each of `acks` came, in the order of `Inbox`.
     acked: BTreeMap<String, u64>,
@@ -113,6 +115,22 @@ impl Book {
         namespace.routes.insert(uid.clone(), route);
         namespace.owe(&uid, is_synced);
         SetOutcome::Set
+    }
+
+    /// Limits of the proxies of a namespace, which has routes, from now on.
+    pub(super) fn limit(&mut self, namespace: &str, limits: &Limits) {
+        let is_synced = self.phase == Phase::Synced;
+        let Some(namespace) = self.namespaces.get_mut(namespace) else { return };
+        if namespace.limits.as_ref() == Some(limits) {
+            return;
+        }
+        namespace.limits = Some(limits.clone());
+        for stream in namespace.streams.values_mut() {
+            stream.is_owed_limits = true;
+            if is_synced {
+                stream.wake.notify_one();
+            }
+        }
     }
 
     /// Holds the route no longer. False: there was none.
@@ -189,14 +207,20 @@ impl Book {
     /// What the stream gets now.
     pub(super) fn take(&mut self, key: &StreamKey) -> Next {
         let phase = self.phase;
+        let limits = self.namespaces.get(&key.proxy.namespace).and_then(|namespace| namespace.limits.clone());
         let Some((stream, routes)) = self.stream(key) else { return Next::End };
         match (phase, &mut stream.owed) {
             (Phase::Closed, _) => Next::End,
             (Phase::Cold, _) => Next::Nothing,
             (Phase::Synced, Owed::Snapshot) => {
                 stream.owed = Owed::Routes(BTreeSet::new());
+                stream.is_owed_limits = false;
                 let routes = routes.values().map(|route| Route::clone(route)).collect();
-                message(Message::Snapshot(Snapshot { routes, limits: None }))
+                message(Message::Snapshot(Snapshot { routes, limits }))
+            }
+            (Phase::Synced, Owed::Routes(_)) if stream.is_owed_limits && limits.is_some() => {
+                stream.is_owed_limits = false;
+                limits.map_or(Next::Nothing, |limits| message(Message::Limits(limits)))
             }
             (Phase::Synced, Owed::Routes(uids)) => match uids.pop_first() {
                 None => Next::Nothing,
@@ -332,7 +356,8 @@ impl Stream {
     fn new(key: &StreamKey, incarnation: u64) -> Self {
         let StreamKey { proxy, id, wake, ended } = key.clone();
         let source = Source { proxy: format!("{}/{}", proxy.namespace, proxy.pod).into(), incarnation };
-        Self { id, source, owed: Owed::Snapshot, acks: BTreeMap::new(), acked: BTreeMap::new(), wake, ended }
+        let (acks, acked) = (BTreeMap::new(), BTreeMap::new());
+        Self { id, source, owed: Owed::Snapshot, is_owed_limits: false, acks, acked, wake, ended }
     }
 
     fn has(&self, uid: &str, counter: u64) -> bool {

@@ -186,6 +186,23 @@ async fn changes_follow_the_snapshot_one_by_one() {
 }
 
 #[tokio::test]
+async fn limits_come_with_the_snapshot_and_then_by_themselves() {
+    let operator = mk_operator().await;
+    let limits = |generation| Limits { pool: "p".to_owned(), generation, max_streams: 9, ..Limits::default() };
+    operator.publisher.set(mk_route("shop", "a", 1));
+    operator.publisher.limit("shop", &limits(1));
+    operator.publisher.synced();
+    let mut proxy = operator.connect("shop", "proxy-1").await;
+    let Some(Down::Snapshot(snapshot)) = proxy.next().await else { panic!("a snapshot comes first") };
+    assert_eq!((snapshot.routes.len(), snapshot.limits), (1, Some(limits(1))));
+    operator.publisher.limit("shop", &limits(1));
+    operator.publisher.limit("shop", &limits(2));
+    assert_eq!(proxy.next().await, Some(Down::Limits(limits(2))));
+    operator.publisher.set(mk_route("shop", "a", 2));
+    assert!(matches!(proxy.next().await, Some(Down::Upsert(_))), "the same limits are sent once");
+}
+
+#[tokio::test]
 async fn an_older_counter_is_refused_and_other_endpoints_are_not() {
     let publisher = Publisher::new(&Metrics::new());
     publisher.set(mk_route("shop", "u1", 5));
