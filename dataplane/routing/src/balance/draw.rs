@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn who_is_admitted_to_a_fifth_gets_a_fifth_of_a_share() {
         // Three whole shares and a fifth of one: 9,375 and 625 per ten thousand.
-        let admit = |endpoint: usize, random: u64| endpoint != 1 || random % 5 == 0;
+        let admit = |endpoint: usize, random: u64| endpoint != 1 || random.is_multiple_of(5);
         let round = Round::default();
         let two = counts::<4>(32_000, |random| better_of_two(4, random, |_| false, admit, |_| 1.0));
         let one = counts::<4>(32_000, |random| any(4, random, |_| false, admit));
