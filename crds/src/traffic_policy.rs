@@ -70,6 +70,11 @@ pub struct ConnectionPool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TcpPool {
+    /// Connections of HTTP/1.1 and TCP to a version that each proxy may have at a time, idle ones included; any number if
+    /// absent. HTTP/2 connections are few: limit their requests by `http.http2MaxRequests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_connections: Option<i32>,
     /// Time in which a pod must take a connection, `1ms` to `1m`; 1s if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12), regex(pattern = r"^[0-9]+(ms|s|m)$"))]
@@ -104,6 +109,20 @@ pub struct TcpKeepalive {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpPool {
+    /// Requests of each proxy that may wait for one of `tcp.maxConnections`, for `tcp.connectTimeout` at most; 1024 if
+    /// absent. Others are answered 503.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "http1MaxPendingRequests")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub http1_max_pending_requests: Option<i32>,
+    /// Requests under way to a version, of each proxy, HTTP/1.1 ones included as in Istio; any number if absent. Others are
+    /// answered 503 at once.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "http2MaxRequests")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub http2_max_requests: Option<i32>,
+    /// Requests over one connection, after which it is closed; 1: none is kept. Any number if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub max_requests_per_connection: Option<i32>,
     /// Time without a request after which a connection is closed, `1s` to `60m`. Absent: 4s for HTTP/1.1, and HTTP/2
     /// connections stay. Keep it below the time after which the pods close theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

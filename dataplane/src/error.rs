@@ -9,6 +9,9 @@ pub enum ProxyError {
     /// Neither arm has an endpoint that can be reached.
     #[error("no endpoint can be reached")]
     NoEndpoint,
+    /// The arm's limits of connections or requests are reached.
+    #[error("too many requests are under way")]
+    Overflow,
     /// The endpoint closed or reset the connection before its answer.
     #[error("endpoint closed the connection before it answered")]
     Reset,
@@ -34,7 +37,7 @@ impl ProxyError {
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
-            Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoEndpoint | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::Reset | Self::BadAnswer => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -47,6 +50,7 @@ impl ProxyError {
     pub fn flag(self) -> Option<Flag> {
         match self {
             Self::NoEndpoint => None,
+            Self::Overflow => Some(Flag::UpstreamOverflow),
             Self::Reset => Some(Flag::UpstreamConnectionTermination),
             Self::BadAnswer => Some(Flag::UpstreamProtocolError),
             Self::Timeout => Some(Flag::UpstreamRequestTimeout),

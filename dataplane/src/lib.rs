@@ -15,6 +15,7 @@ pub mod cork;
 pub mod error;
 pub mod exposition;
 pub mod forward;
+pub mod gate;
 pub mod h1;
 pub mod http2;
 pub mod limits;

@@ -22,7 +22,7 @@ use crate::record::Record;
 use crate::replay::Spare;
 use crate::retries::{self, Retries};
 use crate::sight::Asked;
-use crate::upstream::{Lease, SendError, Upstream, Version};
+use crate::upstream::{DialError, Lease, SendError, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
 use crate::{forward, replay, rules, upgrade};
@@ -185,6 +185,7 @@ async fn exchange(
     let spare = retries.as_ref().map(|retries| Spare::of(&mut request, retries));
     let spare = spare.as_ref();
     let mut tried = Tried::keyed(key);
+    record.hold(view.arm(arm).admit()?);
     loop {
         let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
             record.no_endpoint();
@@ -192,6 +193,7 @@ async fn exchange(
             if arm == Arm::Canary {
                 // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
                 (arm, tried) = (Arm::Stable, Tried::keyed(key));
+                record.hold(view.arm(arm).admit()?);
                 continue;
             }
             let spare = Spare::after(spare, retry::Failure::Unreachable, ProxyError::NoEndpoint, record)?;
@@ -311,6 +313,7 @@ async fn attempt(
     loop {
         let mut lease = match upstream.lease(version, timeout, fresh).await {
             Ok(lease) => lease,
+            Err(DialError::Overflow) => return Err(Failure::Final(ProxyError::Overflow)),
             Err(error) => {
                 tracing::debug!(server.address = %upstream.address(), error = %crate::telemetry::Chain(&error), "endpoint not reached");
                 upstream.observe(FAILURE_LATENCY);

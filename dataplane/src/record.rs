@@ -9,6 +9,7 @@ use routing::outlier::{Health, Ward};
 use routing::retry::Failure;
 use routing::{Flag, Flags, Outcome, classify};
 
+use crate::gate::Admission;
 use crate::sight::{self, Detail, Ended};
 use crate::stats::{Cell, Registry};
 use crate::upstream::Upstream;
@@ -32,6 +33,8 @@ pub struct Record {
     detail: Option<Box<Detail>>,
     /// How the first attempt failed, if there was another.
     first: Option<(u16, Outcome)>,
+    /// Its place among the requests of the arm that serves it, if they are limited.
+    admission: Option<Admission>,
     /// The endpoint that is tried, if its answers are looked at.
     trial: Option<Trial>,
 }
@@ -70,6 +73,7 @@ impl Record {
             bytes: 0,
             detail: None,
             first: None,
+            admission: None,
             trial: None,
         }
     }
@@ -96,6 +100,11 @@ impl Record {
         if let Some(detail) = &mut self.detail {
             detail.attempt(upstream.address());
         }
+    }
+
+    /// Held for as long as the request lasts.
+    pub fn hold(&mut self, admission: Option<Admission>) {
+        self.admission = admission;
     }
 
     /// No connection to the endpoint that is tried.
@@ -190,10 +199,10 @@ impl Drop for Record {
         if self.end == End::Open {
             self.flags.insert(Flag::DownstreamConnectionTermination);
         }
-        // A client's fault says nothing of the endpoint.
-        let clients_fault =
-            self.flags.contains(Flag::DownstreamProtocolError) || self.flags.contains(Flag::StreamIdleTimeout);
-        if let Some(trial) = self.trial.take().filter(|_| self.status != 0 && !clients_fault) {
+        // A client's fault says nothing of the endpoint, nor do our own limits.
+        let no_fault = [Flag::DownstreamProtocolError, Flag::StreamIdleTimeout, Flag::UpstreamOverflow];
+        let excused = no_fault.iter().any(|flag| self.flags.contains(*flag));
+        if let Some(trial) = self.trial.take().filter(|_| self.status != 0 && !excused) {
             trial.answer(code);
         }
         // What users got may be fine; the arm gave no answer.

@@ -98,6 +98,7 @@ pub fn failure(error: ProxyError) -> Option<Failure> {
         ProxyError::Reset | ProxyError::BadAnswer => Some(Failure::Reset),
         ProxyError::Timeout => Some(Failure::Timeout),
         ProxyError::NoEndpoint => Some(Failure::Unreachable),
-        ProxyError::ClientGone | ProxyError::TooSlow | ProxyError::BadRequest => None,
+        // A retry would ask for more of what there is too little of.
+        ProxyError::Overflow | ProxyError::ClientGone | ProxyError::TooSlow | ProxyError::BadRequest => None,
     }
 }

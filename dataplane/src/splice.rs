@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::record::Record;
-use crate::upstream::{Busy, Upstream};
+use crate::upstream::{Busy, DialError, Plain, Upstream};
 use crate::view::{ArmView, Slot};
 use crate::worker::Worker;
 
@@ -29,7 +29,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream, source: 
     let key = by_source.then(|| hash::client(source));
     let mut record = view.port.split.then(|| Record::begin(&view.arm(arm).cell, route.counter));
     let mut endpoint = reach(worker, view.arm(arm), key, route.connect_timeout).await;
-    if endpoint.is_none() {
+    if matches!(endpoint, Err(Unreached::Nobody)) {
         if let Some(record) = &mut record {
             record.no_endpoint();
             let none = view.arm(arm).endpoints.is_empty();
@@ -41,13 +41,35 @@ pub async fn serve(worker: &Worker, slot: &Slot, mut client: TcpStream, source: 
     }
     drop(view);
     if let Some(mut record) = record {
-        if endpoint.is_some() { record.complete() } else { record.broken() }
+        match &endpoint {
+            Ok(_) => record.complete(),
+            Err(reason) => {
+                if *reason == Unreached::Overflow {
+                    record.flag(Flag::UpstreamOverflow);
+                }
+                record.broken();
+            }
+        }
     }
-    let Some((mut endpoint, _busy)) = endpoint else { return };
-    both(&mut client, &mut endpoint).await;
+    let Ok((mut endpoint, _busy)) = endpoint else { return };
+    both(&mut client, &mut endpoint.stream).await;
 }
 
-async fn reach(worker: &Worker, arm: &ArmView, key: Option<u64>, timeout: Duration) -> Option<(TcpStream, Busy)> {
+/// Why a connection leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreached {
+    /// No endpoint took it.
+    Nobody,
+    /// The arm has as many as it may have; none was asked.
+    Overflow,
+}
+
+async fn reach(
+    worker: &Worker,
+    arm: &ArmView,
+    key: Option<u64>,
+    timeout: Duration,
+) -> Result<(Plain, Busy), Unreached> {
     let mut tried: Vec<SocketAddr> = Vec::new();
     while tried.len() < MAX_ENDPOINTS {
         let endpoints = &arm.endpoints;
@@ -63,22 +85,26 @@ async fn reach(worker: &Worker, arm: &ArmView, key: Option<u64>, timeout: Durati
                 choose(&|upstream| unreachable(upstream) || upstream.ejected(clock)).or_else(|| choose(&unreachable))
             }
         };
-        let upstream = &endpoints[picked?];
+        let Some(picked) = picked else { break };
+        let upstream = &endpoints[picked];
         let address = upstream.address();
         let busy = upstream.busy();
         let dialled = upstream.dial_plain(timeout).await;
+        if matches!(dialled, Err(DialError::Overflow)) {
+            return Err(Unreached::Overflow);
+        }
         if let (Some(ward), Some(health)) = (&arm.ward, upstream.health()) {
             ward.answer(&health, if dialled.is_ok() { 200 } else { 503 }, clock());
         }
         match dialled {
-            Ok(stream) => return Some((stream, busy)),
+            Ok(endpoint) => return Ok((endpoint, busy)),
             Err(error) => {
                 tracing::debug!(server.address = %address, error = %crate::telemetry::Chain(&error), "endpoint not reached");
             }
         }
         tried.push(address);
     }
-    None
+    Err(Unreached::Nobody)
 }
 
 /// Copies until both sides have closed, or one has failed. A half-closed side goes on receiving.

@@ -13,6 +13,7 @@ use proxy_api::v1beta1 as api;
 use routing::flag::FLAGS;
 use routing::{Arm, Flag, Flags, Limit, Outcome, Route};
 
+use crate::gate::Gates;
 use crate::limits::{InForce, PortConnections};
 use crate::mirror;
 use crate::pods::{PodCell, Pods};
@@ -40,6 +41,7 @@ pub struct Registry {
     /// Requests without a route that were refused, by status.
     rejected: Mutex<BTreeMap<u16, u64>>,
     mirrors: mirror::Counters,
+    gates: Gates,
     sight: OnceLock<Arc<Sight>>,
 }
 
@@ -272,6 +274,7 @@ impl Registry {
             refused: AtomicU64::new(0),
             rejected: Mutex::default(),
             mirrors: mirror::Counters::default(),
+            gates: Gates::new(workers),
             sight: OnceLock::new(),
         })
     }
@@ -344,6 +347,12 @@ impl Registry {
     pub fn snapshot(&self) -> Vec<(Key, Arc<Series>)> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         series.iter().map(|(key, series)| (key.clone(), Arc::clone(series))).collect()
+    }
+
+    /// The limits of arms that have any.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// What became of copies of requests.

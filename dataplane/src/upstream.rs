@@ -20,6 +20,7 @@ use tokio::task::spawn_local;
 
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
+use crate::gate::{Admitted, Gate, Kind, Overflow, Permit};
 use crate::http2::client;
 use crate::listener::keep_alive;
 use crate::pods::PodCell;
@@ -34,10 +35,11 @@ const STREAMS_PER_CONNECTION: u32 = 100;
 pub struct Upstream {
     address: SocketAddr,
     identity: u64,
+    worker: usize,
     started: Instant,
     idle: RefCell<Vec<Idle>>,
     /// Connections of our own codec.
-    plain: RefCell<Vec<(TcpStream, Instant)>>,
+    plain: RefCell<Vec<(Plain, Instant)>>,
     shared: RefCell<Vec<Shared>>,
     /// Serialises dialling of HTTP/2 connections: a burst of requests needs one, not one each.
     dialling: tokio::sync::Mutex<()>,
@@ -45,6 +47,8 @@ pub struct Upstream {
     in_flight: Cell<u32>,
     retired: Cell<bool>,
     pool: Cell<Pool>,
+    /// Its arm's limits, if it has any.
+    gate: RefCell<Option<Arc<Gate>>>,
     /// Whether it is left out, if its route looks for endpoints that go on failing.
     health: RefCell<Option<Arc<Health>>>,
     /// Where its pod's requests are counted, if it serves as stable.
@@ -54,7 +58,25 @@ pub struct Upstream {
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    ticket: Ticket,
     since: Instant,
+}
+
+/// An HTTP/1.1 or TCP connection of our own codec, open for as long as the value lives.
+#[derive(Debug)]
+pub struct Plain {
+    /// The connection itself.
+    pub stream: TcpStream,
+    ticket: Ticket,
+}
+
+/// What a connection carries through its life.
+#[derive(Debug)]
+struct Ticket {
+    /// Requests that were answered over it.
+    served: u32,
+    /// Its place among the arm's connections, if they are limited.
+    permit: Option<Permit>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +89,8 @@ struct Shared {
 #[derive(Debug)]
 struct Streams {
     open: Cell<u32>,
+    /// All that were ever opened.
+    total: Cell<u32>,
     /// When the last one ended, or the connection began.
     idle_since: Cell<Instant>,
 }
@@ -81,7 +105,7 @@ pub struct Lease {
 
 #[derive(Debug)]
 enum Connection {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::SendRequest<RequestBody>, Ticket),
     Http2(Shared),
 }
 
@@ -142,7 +166,7 @@ pub struct Glance {
     pub age: Duration,
 }
 
-/// Why no connection could be made; always safe to try elsewhere.
+/// Why no connection could be made; the endpoint has seen nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// Refused, unreachable, or no socket.
@@ -154,6 +178,9 @@ pub enum DialError {
     /// Connected, and then the protocol did not start.
     #[error("cannot start HTTP on the connection to endpoint")]
     Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The arm has as many connections as it may have, and no endpoint was asked.
+    #[error("too many connections to the arm")]
+    Overflow,
 }
 
 /// Why a request was not answered.
@@ -170,10 +197,11 @@ pub enum SendError {
 impl Upstream {
     /// No connection yet, among others whose latencies are weighed at `peers` microseconds.
     #[must_use]
-    pub fn new(address: SocketAddr, pool: Pool, peers: &mut [f64]) -> Self {
+    pub fn new(address: SocketAddr, pool: Pool, worker: usize, peers: &mut [f64]) -> Self {
         Self {
             address,
             identity: hash::identity(address),
+            worker,
             started: Instant::now(),
             idle: RefCell::default(),
             plain: RefCell::default(),
@@ -183,6 +211,7 @@ impl Upstream {
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             pool: Cell::new(pool),
+            gate: RefCell::default(),
             health: RefCell::default(),
             pod: RefCell::default(),
         }
@@ -242,6 +271,23 @@ impl Upstream {
     /// What it serves is counted in `pod` from here on.
     pub fn count_in(&self, pod: Option<Arc<PodCell>>) {
         *self.pod.borrow_mut() = pod;
+    }
+
+    /// Its arm's limits from here on.
+    pub fn set_gate(&self, gate: Option<Arc<Gate>>) {
+        *self.gate.borrow_mut() = gate;
+    }
+
+    /// Closes what is idle for those of its arm who wait for a connection.
+    pub fn make_room(&self) {
+        let gate = self.gate.borrow().clone();
+        let Some(gate) = gate else { return };
+        while gate.waited_for() {
+            let plain = self.plain.borrow_mut().pop();
+            if plain.is_none() && self.idle.borrow_mut().pop().is_none() {
+                return;
+            }
+        }
     }
 
     /// What is known of it, to all workers, from here on.
@@ -308,35 +354,71 @@ impl Upstream {
     /// A pooled connection, the one that was used last, that the endpoint has neither closed nor sent anything on, as far
     /// as the runtime has heard; the kernel is asked if `surely`, for a request that cannot be sent twice.
     #[must_use]
-    pub fn take_idle(&self, surely: bool) -> Option<TcpStream> {
+    pub fn take_idle(&self, surely: bool) -> Option<Plain> {
         let would_block = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         let mut plain = self.plain.borrow_mut();
-        while let Some((stream, since)) = plain.pop() {
+        while let Some((endpoint, since)) = plain.pop() {
+            let stream = &endpoint.stream;
             let mut quiet = stream.try_read(&mut [0]).is_err_and(would_block);
             if quiet && surely {
-                quiet = SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block);
+                quiet = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]).is_err_and(would_block);
             }
             if quiet && since.elapsed() < self.idle_timeout() {
-                return Some(stream);
+                return Some(endpoint);
             }
         }
         None
     }
 
     /// The request is over and the connection is in order: the next one may use it.
-    pub fn give_idle(&self, stream: TcpStream) {
-        let mut plain = self.plain.borrow_mut();
-        if !self.retired.get() && plain.len() < MAX_IDLE {
-            plain.push((stream, Instant::now()));
+    pub fn give_idle(&self, mut endpoint: Plain) {
+        if !self.retired.get()
+            && self.plain.borrow().len() < MAX_IDLE
+            && self.may_idle(Kind::Plain, &mut endpoint.ticket)
+        {
+            self.plain.borrow_mut().push((endpoint, Instant::now()));
         }
     }
 
-    /// A fresh connection.
+    /// Whether a connection that was used may be used again.
+    fn may_idle(&self, kind: Kind, ticket: &mut Ticket) -> bool {
+        ticket.served = ticket.served.saturating_add(1);
+        let worn = self.pool.get().max_requests_per_connection.is_some_and(|most| ticket.served >= most);
+        let seat = (kind, self.worker, self.address);
+        !worn && ticket.permit.as_ref().and_then(Permit::gate).is_none_or(|gate| gate.may_idle(seat))
+    }
+
+    /// A fresh connection; where the arm's are limited it may be one that was just used, after a wait of `timeout` at most.
     ///
     /// # Errors
-    /// When none can be made within `timeout`.
-    pub async fn dial_plain(&self, timeout: Duration) -> Result<TcpStream, DialError> {
-        tokio::time::timeout(timeout, self.connect()).await.unwrap_or(Err(DialError::Timeout))
+    /// When none can be made within `timeout`, or there are too many.
+    pub async fn dial_plain(&self, timeout: Duration) -> Result<Plain, DialError> {
+        let until = Instant::now() + timeout;
+        let permit = loop {
+            match self.permit(Kind::Plain, until).await? {
+                None => break None,
+                Some(Admitted::Open(permit)) => break Some(permit),
+                Some(Admitted::Idle) => {
+                    if let Some(endpoint) = self.take_idle(true) {
+                        return Ok(endpoint);
+                    }
+                }
+            }
+        };
+        let stream = tokio::time::timeout(timeout, self.connect()).await.unwrap_or(Err(DialError::Timeout))?;
+        Ok(Plain { stream, ticket: Ticket { served: 0, permit } })
+    }
+
+    /// The right to one more connection; none is needed where they are not limited.
+    async fn permit(&self, kind: Kind, until: Instant) -> Result<Option<Admitted>, DialError> {
+        if self.pool.get().max_connections.is_none() {
+            return Ok(None);
+        }
+        let gate = self.gate.borrow().clone();
+        let Some(gate) = gate else { return Ok(None) };
+        let left = until.saturating_duration_since(Instant::now());
+        let admitted = gate.permit((kind, self.worker, self.address), left).await;
+        admitted.map(Some).map_err(|Overflow| DialError::Overflow)
     }
 
     /// A connection for one request: a pooled one unless `fresh`, else a new one.
@@ -352,13 +434,15 @@ impl Upstream {
         lease.connection = Some(match pooled {
             Some(connection) => connection,
             // Boxed: it is large, and most requests have no use for it.
-            None => match tokio::time::timeout(timeout, Box::pin(self.dial(version, fresh))).await {
-                Ok(dialled) => dialled?,
-                Err(_) => return Err(DialError::Timeout),
-            },
+            None => {
+                let (connection, reused) = Box::pin(self.dial_within(version, timeout, fresh)).await?;
+                lease.reused = reused;
+                connection
+            }
         });
         if let Some(Connection::Http2(shared)) = &lease.connection {
             shared.streams.open.set(shared.streams.open.get() + 1);
+            shared.streams.total.set(shared.streams.total.get().saturating_add(1));
         }
         Ok(lease)
     }
@@ -376,23 +460,48 @@ impl Upstream {
         match version {
             Version::Http1 => {
                 let mut idle = self.idle.borrow_mut();
-                while let Some(Idle { sender, since }) = idle.pop() {
+                while let Some(Idle { sender, ticket, since }) = idle.pop() {
                     if sender.is_ready() && since.elapsed() < self.idle_timeout() {
-                        return Some(Connection::Http1(sender));
+                        return Some(Connection::Http1(sender, ticket));
                     }
                 }
                 None
             }
             Version::Http2 => {
                 let mut shared = self.shared.borrow_mut();
-                shared.retain_mut(|shared| !shared.sender.is_closed());
+                let most = self.pool.get().max_requests_per_connection.unwrap_or(u32::MAX);
+                shared.retain_mut(|shared| !shared.sender.is_closed() && shared.streams.total.get() < most);
                 let free = shared.iter().find(|shared| shared.streams.open.get() < STREAMS_PER_CONNECTION);
                 free.cloned().map(Connection::Http2)
             }
         }
     }
 
-    async fn dial(&self, version: Version, fresh: bool) -> Result<Connection, DialError> {
+    /// A connection within `timeout`, and whether it is one that was just used.
+    async fn dial_within(
+        &self,
+        version: Version,
+        timeout: Duration,
+        fresh: bool,
+    ) -> Result<(Connection, bool), DialError> {
+        let until = Instant::now() + timeout;
+        let permit = loop {
+            let asked = if version == Version::Http1 { self.permit(Kind::Hyper, until).await? } else { None };
+            match asked {
+                None => break None,
+                Some(Admitted::Open(permit)) => break Some(permit),
+                Some(Admitted::Idle) => {
+                    if let Some(connection) = self.pooled(version) {
+                        return Ok((connection, true));
+                    }
+                }
+            }
+        };
+        let dialled = tokio::time::timeout(timeout, self.dial(version, fresh, permit)).await;
+        Ok((dialled.unwrap_or(Err(DialError::Timeout))?, false))
+    }
+
+    async fn dial(&self, version: Version, fresh: bool, permit: Option<Permit>) -> Result<Connection, DialError> {
         match version {
             Version::Http1 => {
                 let io = TokioIo::new(self.connect().await?);
@@ -402,14 +511,15 @@ impl Upstream {
                     // What went wrong reaches the request that was under way, if any.
                     let _ = connection.with_upgrades().await;
                 });
-                Ok(Connection::Http1(sender))
+                Ok(Connection::Http1(sender, Ticket { served: 0, permit }))
             }
             Version::Http2 => {
                 let _turn = self.dialling.lock().await;
                 if !fresh && let Some(connection) = self.pooled(version) {
                     return Ok(connection);
                 }
-                let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+                let streams =
+                    Rc::new(Streams { open: Cell::new(0), total: Cell::new(0), idle_since: Cell::new(Instant::now()) });
                 let counted = Rc::clone(&streams);
                 let busy = move || counted.open.get() > 0;
                 let sender = client::connect(self.connect().await?, busy).await.map_err(handshake)?;
@@ -440,7 +550,7 @@ impl Lease {
     /// With the request inside if none of it was sent.
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
         match self.connection.as_mut().expect("a lease has a connection until it is given back") {
-            Connection::Http1(sender) => match sender.try_send_request(request).await {
+            Connection::Http1(sender, _) => match sender.try_send_request(request).await {
                 Ok(response) => Ok(response.map(Incoming::Http1)),
                 Err(mut error) => Err(match error.take_message() {
                     Some(unsent) => SendError::Unsent(Box::new(unsent)),
@@ -458,13 +568,13 @@ impl Lease {
         if self.upstream.retired.get() {
             return;
         }
-        if let Some(Connection::Http1(_)) = &self.connection
-            && let Some(Connection::Http1(sender)) = self.connection.take()
+        if let Some(Connection::Http1(..)) = &self.connection
+            && let Some(Connection::Http1(sender, mut ticket)) = self.connection.take()
+            && self.upstream.idle.borrow().len() < MAX_IDLE
+            && !sender.is_closed()
+            && self.upstream.may_idle(Kind::Hyper, &mut ticket)
         {
-            let mut idle = self.upstream.idle.borrow_mut();
-            if idle.len() < MAX_IDLE && !sender.is_closed() {
-                idle.push(Idle { sender, since: Instant::now() });
-            }
+            self.upstream.idle.borrow_mut().push(Idle { sender, ticket, since: Instant::now() });
         }
     }
 }

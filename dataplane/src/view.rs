@@ -13,6 +13,8 @@ use routing::outlier::Ward;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
 
+use crate::error::ProxyError;
+use crate::gate::{Admission, Gate};
 use crate::limits::PortConnections;
 use crate::mirror::Mirrored;
 use crate::stats::{Cell, Registry};
@@ -41,6 +43,8 @@ pub struct ArmView {
     round: Round,
     /// What is counted of them.
     pub cell: Arc<Cell>,
+    /// Their limits, if the route has any.
+    pub gate: Option<Arc<Gate>>,
     /// Who looks after them, if the route says so.
     pub ward: Option<Arc<Ward>>,
 }
@@ -80,6 +84,14 @@ impl PortView {
 }
 
 impl ArmView {
+    /// One more request of the arm, for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// When as many as may be are under way.
+    pub fn admit(&self) -> Result<Option<Admission>, ProxyError> {
+        self.gate.as_ref().map(Gate::admit).transpose().map_err(|_| ProxyError::Overflow)
+    }
+
     /// The place in the list of the endpoint for a request with this `key`, never one that is `excluded`.
     pub fn choose(&self, random: u64, key: Option<u64>, excluded: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.balance {
@@ -178,6 +190,13 @@ impl Views {
         }
     }
 
+    /// Closes idle connections for those who wait for one.
+    pub fn make_room(&self) {
+        for upstream in self.upstreams.values() {
+            upstream.make_room();
+        }
+    }
+
     fn retire_unused(&mut self, mut left: HashSet<Place>) {
         for slot in self.slots.values() {
             if left.is_empty() {
@@ -207,7 +226,8 @@ fn view(
         let mut peers: Vec<f64> = known.map(|upstream| upstream.micros()).collect();
         let endpoint = |target: &Target| {
             let known = upstreams.entry(place(target));
-            let upstream = known.or_insert_with(|| Rc::new(Upstream::new(target.address, port.route.pool, &mut peers)));
+            let upstream =
+                known.or_insert_with(|| Rc::new(Upstream::new(target.address, port.route.pool, worker, &mut peers)));
             upstream.set_pool(port.route.pool);
             Rc::clone(upstream)
         };
@@ -217,6 +237,7 @@ fn view(
             round: Round::default(),
             // The arms are compared by the port that is split: what a further port serves is counted nowhere.
             cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
+            gate: if port.split { registry.gates().of(&port.route, arm) } else { None },
             ward: port.ward(arm).cloned(),
         }
     };
@@ -229,6 +250,7 @@ fn view(
     }
     for arm in [&stable, &canary] {
         for (place, upstream) in arm.endpoints.iter().enumerate() {
+            upstream.set_gate(arm.gate.clone());
             upstream.set_health(arm.ward.as_ref().map(|ward| Arc::clone(&ward.endpoints()[place])));
         }
     }

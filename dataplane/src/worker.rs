@@ -197,6 +197,7 @@ async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Re
                     worker.watches.end_idle();
                 }
             }
+            () = worker.registry.gates().nudged(worker.index) => views.borrow().make_room(),
             _ = tick.tick() => {
                 beat.fetch_add(1, Relaxed);
                 views.borrow().sweep();

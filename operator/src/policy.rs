@@ -52,6 +52,7 @@ fn outlier_detection(asked: &OutlierDetection) -> api::OutlierDetection {
 fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
     let (tcp, http) = (asked.tcp.clone().unwrap_or_default(), asked.http.clone().unwrap_or_default());
     let seconds = |text: Option<String>| u32::try_from(millis(text.as_deref()) / 1_000).unwrap_or(u32::MAX);
+    let number = |asked: Option<i32>| unsigned(asked.unwrap_or_default());
     api::ConnectionPool {
         tcp_keepalive: tcp.tcp_keepalive.map(|asked| api::TcpKeepalive {
             time_seconds: seconds(asked.time),
@@ -59,6 +60,10 @@ fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
             probes: unsigned(asked.probes.unwrap_or_default()),
         }),
         idle_timeout_ms: millis(http.idle_timeout.as_deref()),
+        max_connections: number(tcp.max_connections),
+        max_pending_requests: number(http.http1_max_pending_requests),
+        max_requests: number(http.http2_max_requests),
+        max_requests_per_connection: number(http.max_requests_per_connection),
     }
 }
 
@@ -146,12 +151,18 @@ mod tests {
             serde_json::from_value(json!({ "port": 80, "trafficPolicy": policy })).unwrap()
         };
         let pool = service(json!({ "connectionPool": {
-            "tcp": { "connectTimeout": "250ms", "tcpKeepalive": { "time": "2m", "interval": "5s", "probes": 4 } },
-            "http": { "idleTimeout": "30s" }
+            "tcp": { "maxConnections": 9, "connectTimeout": "250ms", "tcpKeepalive": { "time": "2m", "interval": "5s", "probes": 4 } },
+            "http": {
+                "idleTimeout": "30s", "http1MaxPendingRequests": 8, "http2MaxRequests": 7, "maxRequestsPerConnection": 6
+            }
         } }));
         let wanted = api::ConnectionPool {
             tcp_keepalive: Some(api::TcpKeepalive { time_seconds: 120, interval_seconds: 5, probes: 4 }),
             idle_timeout_ms: 30_000,
+            max_connections: 9,
+            max_pending_requests: 8,
+            max_requests: 7,
+            max_requests_per_connection: 6,
         };
         assert_eq!(traffic(&pool).unwrap().connection_pool, Some(wanted));
         assert_eq!(connect_timeout_ms(&pool), 250);

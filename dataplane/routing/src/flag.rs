@@ -26,10 +26,12 @@ pub enum Flag {
     StreamIdleTimeout,
     /// `OM`: the proxy has as many connections or streams as it may have.
     OverloadManager,
+    /// `UO`: the arm's limits of connections or requests are reached.
+    UpstreamOverflow,
 }
 
 /// Every flag with its name, in the order of the enum.
-pub const FLAGS: [(Flag, &str); 9] = [
+pub const FLAGS: [(Flag, &str); 10] = [
     (Flag::NoHealthyUpstream, "UH"),
     (Flag::UpstreamConnectionFailure, "UF"),
     (Flag::UpstreamConnectionTermination, "UC"),
@@ -39,6 +41,7 @@ pub const FLAGS: [(Flag, &str); 9] = [
     (Flag::DownstreamProtocolError, "DPE"),
     (Flag::StreamIdleTimeout, "SI"),
     (Flag::OverloadManager, "OM"),
+    (Flag::UpstreamOverflow, "UO"),
 ];
 
 impl Flag {

@@ -20,6 +20,7 @@ use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::text::HeadScan;
 use crate::mirror::Copy;
 use crate::splice;
+use crate::upstream::Plain;
 use crate::view::Slot;
 use crate::watch::{Stage, Watch};
 use crate::worker::{Phase, Worker};
@@ -166,11 +167,11 @@ impl Connection<'_> {
     }
 
     /// After a 101: bytes both ways, those first that came with the heads.
-    async fn tunnel(&mut self, mut endpoint: TcpStream, rest: &[u8]) {
+    async fn tunnel(&mut self, mut endpoint: Plain, rest: &[u8]) {
         self.watch.busy();
         let ahead = std::mem::take(&mut self.buffer);
-        if self.stream.write_all(rest).await.is_ok() && endpoint.write_all(&ahead).await.is_ok() {
-            splice::both(&mut self.stream, &mut endpoint).await;
+        if self.stream.write_all(rest).await.is_ok() && endpoint.stream.write_all(&ahead).await.is_ok() {
+            splice::both(&mut self.stream, &mut endpoint.stream).await;
         }
     }
 

@@ -35,6 +35,7 @@ struct ConnectionPool {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct TcpPool {
+    max_connections: u32,
     connect_timeout: Option<String>,
     tcp_keepalive: Option<TcpKeepalive>,
 }
@@ -50,6 +51,11 @@ struct TcpKeepalive {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct HttpPool {
+    #[serde(rename = "http1MaxPendingRequests")]
+    max_pending_requests: u32,
+    #[serde(rename = "http2MaxRequests")]
+    max_requests: u32,
+    max_requests_per_connection: u32,
     idle_timeout: Option<String>,
 }
 
@@ -90,6 +96,10 @@ fn connection_pool(pool: &ConnectionPool) -> Result<api::ConnectionPool, String>
     Ok(api::ConnectionPool {
         tcp_keepalive: pool.tcp.tcp_keepalive.as_ref().map(keepalive).transpose()?,
         idle_timeout_ms: millis(pool.http.idle_timeout.as_deref())?,
+        max_connections: pool.tcp.max_connections,
+        max_pending_requests: pool.http.max_pending_requests,
+        max_requests: pool.http.max_requests,
+        max_requests_per_connection: pool.http.max_requests_per_connection,
     })
 }
 

@@ -14,6 +14,7 @@ mod limits;
 mod mirror;
 mod outlier;
 mod pods;
+mod pool;
 mod requests;
 mod retries;
 mod rules;

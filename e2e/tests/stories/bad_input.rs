@@ -61,6 +61,21 @@ fn bad_fields() -> Vec<BadField> {
         ),
         (
             "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "tcp": { "maxConnections": 0 } } }),
+            &["connectionPool.tcp.maxConnections", "1"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "http": { "http2MaxRequests": 0 } } }),
+            &["connectionPool.http.http2MaxRequests", "1"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "connectionPool": { "http": { "maxRetries": 3 } } }),
+            &["unknown field", "maxRetries"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
             json!({ "connectionPool": { "tcp": { "connectTimeout": "5m" } } }),
             &["tcp.connectTimeout", "1m"],
         ),

@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use routing::Arm;
 use routing::rules::Decision;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::Connection;
 use crate::error::ProxyError;
@@ -23,13 +22,13 @@ use crate::h1::upload::{Upload, UploadError};
 use crate::proxy::{FAILURE_LATENCY, Tried, pick, unreached};
 use crate::record::Record;
 use crate::retries::{self, Retries};
-use crate::upstream::Upstream;
+use crate::upstream::{DialError, Plain, Upstream};
 use crate::view::PortView;
 
 /// An exchange that came to an end.
 pub(super) struct Served {
     pub(super) keep: bool,
-    pub(super) switched: Option<(TcpStream, BytesMut)>,
+    pub(super) switched: Option<(Plain, BytesMut)>,
 }
 
 /// Why an endpoint did not serve a request.
@@ -53,6 +52,7 @@ impl Connection<'_> {
         record: &mut Record,
     ) -> Result<Served, ProxyError> {
         let mut tried = Tried::keyed(key);
+        record.hold(view.arm(arm).admit()?);
         loop {
             let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
                 Some(upstream) => {
@@ -78,6 +78,7 @@ impl Connection<'_> {
                     if arm == Arm::Canary {
                         // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
                         (arm, tried) = (Arm::Stable, Tried::keyed(key));
+                        record.hold(view.arm(arm).admit()?);
                         continue;
                     }
                     (None, Some(ProxyError::NoEndpoint))
@@ -114,6 +115,7 @@ impl Connection<'_> {
         }
         let endpoint = match upstream.dial_plain(timeout).await {
             Ok(endpoint) => endpoint,
+            Err(DialError::Overflow) => return Err(Failure::Final(ProxyError::Overflow)),
             Err(error) => {
                 let error = crate::telemetry::Chain(&error).to_string();
                 tracing::debug!(server.address = %upstream.address(), error, "endpoint not reached");
@@ -135,7 +137,7 @@ impl Connection<'_> {
     /// Sends `out` and what is left of the body, and the answer back.
     async fn send(
         &mut self,
-        mut endpoint: TcpStream,
+        mut endpoint: Plain,
         upstream: &Rc<Upstream>,
         decision: Option<&Decision>,
         facts: Facts,
@@ -146,12 +148,12 @@ impl Connection<'_> {
         // Idempotent, and nothing of it was sent but what `out` holds: it may be sent again.
         let again = facts.idempotent && (facts.framing == Framing::None || upload.kept());
         let silent = if again { Failure::Unsent } else { Failure::Final(ProxyError::Reset) };
-        let sent = match endpoint.write(&self.out).await {
+        let sent = match endpoint.stream.write(&self.out).await {
             Ok(sent) => sent,
             // Not a byte of it was taken.
             Err(_) => return Err(Failure::Unsent),
         };
-        if endpoint.write_all(&self.out[sent..]).await.is_err() {
+        if endpoint.stream.write_all(&self.out[sent..]).await.is_err() {
             return Err(silent);
         }
         let retries = upload.retries();
@@ -169,7 +171,7 @@ impl Connection<'_> {
         let mut received = BytesMut::new();
         let mut answer_out = std::mem::take(&mut self.scratch);
         let answered = {
-            let (mut from, mut to) = endpoint.split();
+            let (mut from, mut to) = endpoint.stream.split();
             let (mut client_from, mut client_to) = self.stream.split();
             let first_byte = || upstream.observe(begun.elapsed());
             let relay =

@@ -1,0 +1,255 @@
+//! Limits of the connections to the endpoints: never exceeded, waits bounded, and what is too much answered 503.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use proxy_api::v1beta1 as api;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+
+use crate::common::{Bed, Client, Origin, eventually, raw_origin, stable, within};
+
+/// Longer than any test: who waits is not turned away.
+const LONG_MS: u64 = 3_600_000;
+
+fn pool(route: &mut api::Route, wait_ms: u64, pool: api::ConnectionPool) {
+    route.http = Some(api::HttpPolicy { connect_timeout_ms: wait_ms, ..Default::default() });
+    route.traffic_policy = Some(api::TrafficPolicy { connection_pool: Some(pool), ..Default::default() });
+}
+
+/// An endpoint that answers as many requests as it is let, and knows how many it had at a time.
+struct Gated {
+    origin: Origin,
+    let_go: Arc<Semaphore>,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Gated {
+    async fn new() -> Self {
+        let (let_go, now, most) =
+            (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (gate, count, peak) = (Arc::clone(&let_go), Arc::clone(&now), Arc::clone(&most));
+        let origin = Origin::new(move |_| {
+            let gate = Arc::clone(&gate);
+            peak.fetch_max(count.fetch_add(1, SeqCst) + 1, SeqCst);
+            let count = Arc::clone(&count);
+            async move {
+                gate.acquire().await.unwrap().forget();
+                count.fetch_sub(1, SeqCst);
+                Response::new(Full::from("ok"))
+            }
+        })
+        .await;
+        Self { origin, let_go, now, most }
+    }
+}
+
+/// Clients that have sent a request each and wait for the answer.
+async fn asking(bed: &Bed, number: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..number {
+        let mut client = bed.connect().await;
+        client.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    clients
+}
+
+fn flagged(bed: &Bed) -> u64 {
+    bed.counters(api::Arm::Stable);
+    let metrics = bed.metrics();
+    let line = metrics.lines().find(|line| line.contains(r#"flag="UO""#));
+    line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn there_are_never_more_connections_than_allowed_and_everybody_is_served() {
+    let pod = Gated::new().await;
+    let bed = Bed::new(|route| {
+        stable(route, pod.origin.address);
+        pool(route, LONG_MS, api::ConnectionPool { max_connections: 3, ..Default::default() });
+    })
+    .await;
+    let mut clients = asking(&bed, 20).await;
+    eventually("three are at the endpoint", || pod.now.load(SeqCst) == 3).await;
+    eventually("all are begun", || bed.in_flight() == 20).await;
+    pod.let_go.add_permits(20);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap().status, 200);
+    }
+    assert_eq!(pod.most.load(SeqCst), 3);
+    assert_eq!(flagged(&bed), 0);
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_another_endpoint() {
+    let (one, two) = (Origin::text("one").await, Origin::text("two").await);
+    let bed = Bed::new(|route| {
+        stable(route, one.address);
+        stable(route, two.address);
+        pool(
+            route,
+            LONG_MS,
+            api::ConnectionPool { max_connections: 1, idle_timeout_ms: LONG_MS, ..Default::default() },
+        );
+    })
+    .await;
+    // Of either worker and for either endpoint: the only connection is idle somewhere when the next one is asked for.
+    for _ in 0..40 {
+        assert_eq!(bed.get("/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_and_a_wait_that_is_over_are_answered_503() {
+    let pod = Gated::new().await;
+    let mut bed = Bed::new(|route| {
+        stable(route, pod.origin.address);
+        let limits = api::ConnectionPool { max_connections: 1, max_pending_requests: 1, ..Default::default() };
+        pool(route, LONG_MS, limits);
+    })
+    .await;
+    let mut served = asking(&bed, 1).await;
+    eventually("one is at the endpoint", || pod.now.load(SeqCst) == 1).await;
+    let mut crowd = asking(&bed, 5).await;
+    let begun =
+        || bed.proxy.shared().registry.snapshot().iter().map(|(_, series)| series.totals().started).sum::<u64>();
+    eventually("all but one who waits are turned away", || begun() == 6 && bed.in_flight() == 2).await;
+    pod.let_go.add_permits(2);
+    served.append(&mut crowd);
+    let mut statuses = Vec::new();
+    for client in &mut served {
+        statuses.push(client.answer().await.unwrap().status);
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses, flagged(&bed)), (vec![200, 200, 503, 503, 503, 503], 4));
+
+    let mut route = crate::common::mk_route(bed.port);
+    stable(&mut route, pod.origin.address);
+    pool(&mut route, 50, api::ConnectionPool { max_connections: 1, ..Default::default() });
+    bed.apply(&route).await;
+    let mut first = asking(&bed, 1).await;
+    eventually("it is at the endpoint", || pod.now.load(SeqCst) == 1).await;
+    let late = bed.get("/").await;
+    assert_eq!((late.status, late.body.as_str()), (503, "too many requests are under way\n"));
+    pod.let_go.add_permits(1);
+    assert_eq!(first[0].answer().await.unwrap().status, 200);
+    assert_eq!(flagged(&bed), 5);
+}
+
+async fn http2(port: u16) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn request(port: u16) -> Request<Full<Bytes>> {
+    let request = Request::get(format!("http://127.0.0.1:{port}/")).version(Version::HTTP_2);
+    request.body(Full::default()).unwrap()
+}
+
+#[tokio::test]
+async fn the_limits_hold_for_http2_clients_too() {
+    let pod = Gated::new().await;
+    let bed = Bed::new(|route| {
+        stable(route, pod.origin.address);
+        route.listeners[0].protocol = api::Protocol::Http.into();
+        pool(route, LONG_MS, api::ConnectionPool { max_connections: 2, max_requests: 6, ..Default::default() });
+    })
+    .await;
+    let client = http2(bed.port).await;
+    let ask = |_| {
+        let mut client = client.clone();
+        let request = request(bed.port);
+        tokio::spawn(async move {
+            let answer = client.send_request(request).await.unwrap();
+            let status = answer.status();
+            answer.into_body().collect().await.unwrap();
+            status
+        })
+    };
+    let under_way: Vec<_> = (0..6).map(ask).collect();
+    eventually("two are at the endpoint", || pod.now.load(SeqCst) == 2).await;
+    eventually("all are begun", || bed.in_flight() == 6).await;
+    assert_eq!(within(ask(7)).await.unwrap(), StatusCode::SERVICE_UNAVAILABLE, "a seventh request");
+    pod.let_go.add_permits(7);
+    for answer in under_way {
+        assert_eq!(within(answer).await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!((pod.most.load(SeqCst), flagged(&bed)), (2, 1));
+    assert_eq!(within(ask(8)).await.unwrap(), StatusCode::OK, "there is room again");
+}
+
+#[tokio::test]
+async fn a_request_too_many_is_answered_503_at_once() {
+    let pod = Gated::new().await;
+    let bed = Bed::new(|route| {
+        stable(route, pod.origin.address);
+        pool(route, LONG_MS, api::ConnectionPool { max_requests: 2, ..Default::default() });
+    })
+    .await;
+    let mut clients = asking(&bed, 2).await;
+    eventually("two are at the endpoint", || pod.now.load(SeqCst) == 2).await;
+    assert_eq!(bed.get("/").await.status, 503);
+    pod.let_go.add_permits(3);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap().status, 200);
+    }
+    assert_eq!(flagged(&bed), 1);
+    assert_eq!(bed.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_its_share_of_requests() {
+    let pod = Origin::text("ok").await;
+    let bed = Bed::new(|route| {
+        stable(route, pod.address);
+        pool(route, 0, api::ConnectionPool { max_requests_per_connection: 3, ..Default::default() });
+    })
+    .await;
+    let mut client = bed.connect().await;
+    for _ in 0..9 {
+        assert_eq!(client.get("/").await.status, 200);
+        bed.counters(api::Arm::Stable);
+    }
+    assert_eq!(pod.connections.load(SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_tcp_connection_too_many_is_closed() {
+    let echo = raw_origin(|_, mut stream| async move {
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let bed = Bed::new(|route| {
+        stable(route, echo);
+        route.listeners[0].protocol = api::Protocol::Tcp.into();
+        pool(route, 50, api::ConnectionPool { max_connections: 1, ..Default::default() });
+    })
+    .await;
+    let mut first = bed.connect().await.0;
+    first.write_all(b"x").await.unwrap();
+    assert_eq!(within(first.read_u8()).await.unwrap(), b'x');
+    assert!(bed.connect().await.closed().await);
+    assert_eq!(flagged(&bed), 1);
+    drop(first);
+    within(async {
+        loop {
+            let mut next = bed.connect().await.0;
+            let _ = next.write_all(b"y").await;
+            if matches!(next.read_u8().await, Ok(b'y')) {
+                return;
+            }
+        }
+    })
+    .await;
+}
