@@ -13,6 +13,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::http2::refusals::Refusals;
+
 /// Bytes that may wait; then what is written waits for the socket.
 const LIMIT: usize = 64 * 1024;
 /// First room: the answers to a handful of small requests.
@@ -31,12 +33,24 @@ struct Inner {
     sent: Cell<usize>,
     failed: Cell<Option<io::ErrorKind>>,
     heard: Cell<bool>,
+    /// Of a client's connection.
+    refusals: Option<RefCell<Refusals>>,
 }
 
 impl Cork {
     /// Of `stream`, of which `start` was read already.
     #[must_use]
     pub fn new(stream: TcpStream, start: Bytes) -> Self {
+        Self::with(stream, start, None)
+    }
+
+    /// Of a client: what it is refused is counted.
+    #[must_use]
+    pub fn of_client(stream: TcpStream, start: Bytes) -> Self {
+        Self::with(stream, start, Some(RefCell::default()))
+    }
+
+    fn with(stream: TcpStream, start: Bytes, refusals: Option<RefCell<Refusals>>) -> Self {
         Self(Rc::new(Inner {
             stream: RefCell::new(stream),
             start: RefCell::new(start),
@@ -44,7 +58,14 @@ impl Cork {
             sent: Cell::new(0),
             failed: Cell::new(None),
             heard: Cell::new(false),
+            refusals,
         }))
+    }
+
+    /// Streams that were refused since the last call.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.0.refusals.as_ref().map_or(0, |refusals| refusals.borrow_mut().take())
     }
 
     /// Whether anything was read since the last call.
@@ -103,6 +124,10 @@ impl Inner {
             waiting.reserve(ROOM);
         }
         slices.iter().for_each(|slice| waiting.extend_from_slice(slice));
+        if let Some(refusals) = &self.refusals {
+            let mut refusals = refusals.borrow_mut();
+            slices.iter().for_each(|slice| refusals.pass(slice));
+        }
         Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
     }
 }

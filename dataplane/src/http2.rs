@@ -4,6 +4,8 @@
 
 pub mod body;
 pub mod client;
+pub mod refusals;
+mod resets;
 pub mod server;
 
 use std::time::Duration;

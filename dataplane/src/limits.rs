@@ -115,6 +115,13 @@ impl InForce {
         self.reached[limit as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts that `limit` was reached `times` more.
+    pub fn reach_often(&self, limit: Limit, times: u64) {
+        if times > 0 {
+            self.reached[limit as usize].fetch_add(times, Relaxed);
+        }
+    }
+
     /// How often `limit` was reached.
     #[must_use]
     pub fn reached(&self, limit: Limit) -> u64 {

@@ -46,7 +46,7 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, cl
         return relay::serve(&worker, &slot, stream, &start, client).await;
     }
     if preface {
-        return http2::server::serve(worker, slot, Cork::new(stream, start.into()), client).await;
+        return http2::server::serve(worker, slot, Cork::of_client(stream, start.into()), client).await;
     }
     serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client).await;
 }

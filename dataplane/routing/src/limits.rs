@@ -85,6 +85,7 @@ impl Limits {
             Limit::HeaderBytes => Some(self.header_bytes as u64),
             Limit::Headers => Some(self.headers as u64),
             Limit::Streams => Some(self.streams.into()),
+            Limit::Resets => None,
         }
     }
 }
@@ -109,15 +110,18 @@ pub enum Limit {
     Headers,
     /// [`Limits::streams`].
     Streams,
+    /// Streams that a client resets; how many is the proxy's own business.
+    Resets,
 }
 
 /// Every limit: its name in metrics, and the flag of what was refused because of it.
-pub const LIMITS: [(Limit, &str, Flag); 5] = [
+pub const LIMITS: [(Limit, &str, Flag); 6] = [
     (Limit::Connections, "max_connections", Flag::OverloadManager),
     (Limit::PortConnections, "max_connections_per_port", Flag::OverloadManager),
     (Limit::HeaderBytes, "max_header_bytes", Flag::DownstreamProtocolError),
     (Limit::Headers, "max_headers", Flag::DownstreamProtocolError),
     (Limit::Streams, "max_streams", Flag::OverloadManager),
+    (Limit::Resets, "max_resets", Flag::OverloadManager),
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -12,9 +13,11 @@ use h2::{Reason, RecvStream};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
+use routing::Limit;
 use tokio::task::spawn_local;
 
 use super::body::{Receiving, Sending};
+use super::resets::Resets;
 use super::silent;
 use crate::body::{Incoming, ResponseBody};
 use crate::cork::Cork;
@@ -37,7 +40,9 @@ const RESET_BY_US: usize = 128;
 
 /// Serves a client that speaks HTTP/2 until its connection ends.
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, cork: Cork, client: IpAddr) {
-    if let Err(error) = cork.drive(run(&worker, &slot, &cork, client)).await {
+    let ended = cork.drive(run(&worker, &slot, &cork, client)).await;
+    worker.registry().limits().reach_often(Limit::Streams, cork.refused());
+    if let Err(error) = ended {
         tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
     }
 }
@@ -57,7 +62,14 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, cork: &Cork, client: IpAddr) 
     let mut silent = pin!(silent(cork, || true, connection.ping_pong()));
     let mut draining = pin!(worker.reached(Phase::Draining));
     let (client, mut drains) = (Client::new(client), false);
+    let (resets, mut calmed) = (Rc::new(Resets::new(Instant::now())), false);
     poll_fn(|context| {
+        worker.registry().limits().reach_often(Limit::Streams, cork.refused());
+        if resets.over() && !calmed {
+            calmed = true;
+            worker.registry().limits().reach(Limit::Resets);
+            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        }
         if silent.as_mut().poll(context).is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -67,8 +79,10 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, cork: &Cork, client: IpAddr) 
         }
         while let Some((request, respond)) = ready!(connection.poll_accept(context)).transpose()? {
             let (worker, slot, client) = (Rc::clone(worker), Rc::clone(slot), client.clone());
+            let resets = Rc::clone(&resets);
+            resets.open();
             // Boxed: a task moves its future several times, and this one is large.
-            spawn_local(Box::pin(async move { answer(&worker, &slot, &client, request, respond).await }));
+            spawn_local(Box::pin(async move { answer(&worker, &slot, &client, request, respond, &resets).await }));
         }
         Poll::Ready(Ok(()))
     })
@@ -82,6 +96,7 @@ async fn answer(
     client: &Client,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
+    resets: &Resets,
 ) {
     let (parts, stream) = request.into_parts();
     let body = Incoming::Http2(Receiving::new(&parts.headers, stream, None));
@@ -98,7 +113,7 @@ async fn answer(
         Poll::Ready(_) => Poll::Ready(None),
         Poll::Pending => answer.as_mut().poll(context).map(Some),
     });
-    let Some(answer) = answer.await else { return };
+    let Some(answer) = answer.await else { return resets.reset(Instant::now()) };
     let (mut parts, body) = answer.into_parts();
     parts.version = Version::HTTP_2;
     // Without a meaning in an answer, and not allowed in HTTP/2 (RFC 9113 §8.2.2).

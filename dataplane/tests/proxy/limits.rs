@@ -8,9 +8,9 @@ use http::{Request, Version};
 use http_body_util::Full;
 use proxy_api::v1beta1 as api;
 use routing::{Limit, Limits};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::common::{Bed, Client, Origin, eventually, stable, within};
+use crate::common::{Bed, Client, Origin, eventually, raw_origin, read_head, stable, within};
 use crate::http2;
 
 fn limit(bed: &Bed, change: impl FnOnce(&mut Limits)) {
@@ -152,4 +152,85 @@ async fn limits_that_change_under_load_lose_nothing() {
     for client in clients {
         within(client).await.unwrap();
     }
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+const PING: &[u8] = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong";
+const PONG: &[u8] = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00pingpong";
+
+/// GET / of `web`, and nothing after it.
+fn opening(stream: u32) -> Vec<u8> {
+    let fields = [0x82, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'];
+    [&[0, 0, 8, 1, 5][..], &stream.to_be_bytes(), &fields].concat()
+}
+
+/// RST_STREAM with CANCEL.
+fn reset(stream: u32) -> Vec<u8> {
+    [&[0, 0, 4, 3, 0][..], &stream.to_be_bytes(), &[0, 0, 0, 8]].concat()
+}
+
+/// Reads until `wanted` comes; all that came, and whether it did before the end.
+async fn until(client: &mut Client, wanted: &[u8]) -> (Vec<u8>, bool) {
+    let mut said = Vec::new();
+    while !said.ends_with(wanted) {
+        match within(client.0.read_u8()).await {
+            Ok(byte) => said.push(byte),
+            Err(_) => return (said, false),
+        }
+    }
+    (said, true)
+}
+
+/// An endpoint that never answers.
+async fn hanging() -> Bed {
+    let origin = raw_origin(|_, mut stream| async move {
+        read_head(&mut stream).await;
+        // Until the proxy has given it up.
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    Bed::new(|route| {
+        stable(route, origin);
+        route.listeners[0].protocol = api::Protocol::Http.into();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_client_that_resets_what_it_opens_again_and_again_is_told_to_calm_down() {
+    let bed = hanging().await;
+    let mut client = bed.connect().await;
+    client.0.write_all(PREFACE).await.unwrap();
+    // Each is taken before it is reset: what `h2` limits itself is never reached. A few at a time: a slow machine, too,
+    // resets enough of them in a window.
+    let (mut last, mut resets) = (Vec::new(), Vec::new());
+    for first in (1..40_000).step_by(20) {
+        let streams = (first..first + 20).step_by(2);
+        let opened: Vec<u8> = streams.clone().flat_map(opening).collect();
+        let said = client.0.write_all(&[&resets[..], &opened, PING].concat()).await;
+        resets = streams.flat_map(reset).collect();
+        let (heard, goes_on) = until(&mut client, PONG).await;
+        last = heard;
+        if said.is_err() || !goes_on {
+            break;
+        }
+    }
+    let calm = [0, 0, 0, 11];
+    assert!(last.windows(4).any(|window| window == calm), "GOAWAY with ENHANCE_YOUR_CALM: {last:?}");
+    assert_eq!(reached(&bed, Limit::Resets), 1);
+    assert!(bed.metrics().contains(r#"limit="max_resets",flag="OM"} 1"#));
+    assert!(client.closed().await);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_one_too_many_is_refused_and_counted() {
+    let bed = hanging().await;
+    limit(&bed, |limits| limits.streams = 1);
+    let mut client = bed.connect().await;
+    client.0.write_all(&[PREFACE, &opening(1), &opening(3)].concat()).await.unwrap();
+    let refused = [0, 0, 4, 3, 0, 0, 0, 0, 3, 0, 0, 0, 7];
+    assert!(until(&mut client, &refused).await.1);
+    client.0.write_all(PING).await.unwrap();
+    assert!(until(&mut client, PONG).await.1);
+    eventually("it is counted", || reached(&bed, Limit::Streams) == 1).await;
 }
