@@ -1,12 +1,14 @@
 //! Looks at the proxies of a pool through their admin port, from inside the cluster's network.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use kube::ResourceExt as _;
 use proxy_api::{PROXY_ADMIN_PORT, metrics};
 
 use crate::watching::is_ready;
-use crate::world::Shop;
+use crate::world::{SOON, Shop};
 
 /// The weight that each ready proxy has in force for the shop's Canary; `None` where it has no route.
 ///
@@ -34,6 +36,31 @@ pub async fn total(shop: &Shop, name: &str, labels: &[(&str, &str)]) -> Result<u
         sum += counted(&text, name, &[&[(metrics::LABEL_CANARY, shop.name.as_str())], labels].concat());
     }
     Ok(sum)
+}
+
+/// The pod of the proxy through which most requests go right now.
+///
+/// # Errors
+/// When none counts a request within [`SOON`], or one does not answer.
+pub async fn busiest(shop: &Shop) -> Result<String> {
+    let mut before = BTreeMap::new();
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut counts = BTreeMap::new();
+        for pod in shop.proxies().await?.into_iter().filter(is_ready) {
+            let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { continue };
+            let text = metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await?;
+            let count = counted(&text, metrics::REQUESTS_TOTAL, &[(metrics::LABEL_CANARY, shop.name.as_str())]);
+            counts.insert(pod.name_any(), count);
+        }
+        let risen = |(pod, count): (&String, &u64)| Some((*count - *before.get(pod)?, pod.clone()));
+        if let Some((1.., pod)) = counts.iter().filter_map(risen).max() {
+            return Ok(pod);
+        }
+        ensure!(Instant::now() < deadline, "no proxy serves a request: {counts:?}");
+        before = counts;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Sum of the samples of `name` that have all of `labels`.

@@ -4,15 +4,17 @@
 //! many alike, this one looks at single answers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
+use proxy_api::metrics::REQUESTS_TOTAL;
 use reqwest::redirect::Policy;
 
 use crate::app::VERSION_HEADER;
-use crate::world::Shop;
+use crate::proxies;
+use crate::world::{SOON, Shop};
 
 /// Longest time that an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,10 +54,12 @@ impl Answer {
 }
 
 impl Visitor {
-    /// One without cookies.
+    /// One without cookies, whose requests go through the proxies: kube-proxy follows the Service a moment later, and what
+    /// it still brings to the pods themselves no proxy counts. What was asked to find out is among its answers, and is all
+    /// that the proxies have counted, if nobody else asks them.
     ///
     /// # Errors
-    /// As [`Shop::address`].
+    /// As [`Shop::address`], and when no proxy counts a request within [`SOON`].
     pub async fn of(shop: &Shop) -> Result<Self> {
         let client = reqwest::Client::builder()
             .redirect(Policy::none())
@@ -63,7 +67,24 @@ impl Visitor {
             .timeout(TIMEOUT)
             .no_proxy()
             .build()?;
-        Ok(Self { client, base: format!("http://{}", shop.address(80).await?), cookies: BTreeMap::new(), answers: 0 })
+        let mut visitor =
+            Self { client, base: format!("http://{}", shop.address(80).await?), cookies: BTreeMap::new(), answers: 0 };
+        let deadline = Instant::now() + SOON;
+        let mut tick = tokio::time::interval(Duration::from_millis(100));
+        let mut counted = 0;
+        loop {
+            tick.tick().await;
+            let before = std::mem::replace(&mut counted, proxies::total(shop, REQUESTS_TOTAL, &[]).await?);
+            if counted > 0 && counted == before {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "no proxy is asked, only pods");
+            if counted == 0 {
+                visitor.client.get(&visitor.base).send().await?.bytes().await?;
+            }
+        }
+        visitor.answers = counted;
+        Ok(visitor)
     }
 
     /// Asks for a path, with fields beside the cookies.

@@ -9,7 +9,7 @@ use e2e::load::Failure;
 use e2e::slack::Behaviour;
 use e2e::watching::{self, is_ready};
 use e2e::world::{RELEASE, SOON, Shop, message_of, phase_of, weight_of};
-use e2e::{operator, processes};
+use e2e::{operator, processes, proxies};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
@@ -120,7 +120,7 @@ pub(crate) async fn proxy_killed(story: Story) -> Result<()> {
     let shop = story.shop(manifests).await?;
     let load = shop.load(100).await?;
     watching_requests(&load, 200).await;
-    let victim = shop.proxies().await?.first().map(ResourceExt::name_any).context("there is no proxy")?;
+    let victim = proxies::busiest(&shop).await?;
     let before = load.report();
     processes::kill_in_pod("/sluice-proxy", &victim).await?;
     // A timer fires after the sockets that became ready before it: from here on every connection knows.
