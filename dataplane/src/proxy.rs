@@ -188,22 +188,14 @@ async fn exchange(
     record.hold(view.arm(arm).admit()?);
     loop {
         let Some(upstream) = pick(worker, view.arm(arm), &tried) else {
-            record.no_endpoint();
-            record.flag(unreached(&tried));
-            if arm == Arm::Canary {
-                // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                (arm, tried) = (Arm::Stable, Tried::keyed(key));
-                record.hold(view.arm(arm).admit()?);
+            if fall_back(view, (&mut arm, &mut tried), key, record)? {
                 continue;
             }
             let spare = Spare::after(spare, retry::Failure::Unreachable, ProxyError::NoEndpoint, record)?;
             request = spare.next(None, &mut tried).await;
             continue;
         };
-        record.attempt(view.arm(arm), &upstream, worker.registry());
-        if arm == Arm::Stable {
-            record.sent_to(&upstream);
-        }
+        record.attempt(arm, view.arm(arm), &upstream, worker.registry());
         let attempt = pin!(attempt(&upstream, version, view.port.route.connect_timeout, request));
         let answer = Spare::in_time(spare, attempt).await.unwrap_or_else(|| {
             upstream.observe(FAILURE_LATENCY);
@@ -288,10 +280,26 @@ pub fn pick(worker: &Worker, arm: &ArmView, tried: &Tried) -> Option<Rc<Upstream
     Some(Rc::clone(&endpoints[picked?]))
 }
 
-/// Why no endpoint of an arm could be picked after those that were `tried`.
-#[must_use]
-pub fn unreached(tried: &Tried) -> Flag {
-    if tried.unreachable.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure }
+/// No endpoint of the arm is left after those that were tried: what failed on the canary goes to stable. Whether there is
+/// an arm to go on with.
+///
+/// # Errors
+/// When stable may have no more requests.
+pub fn fall_back(
+    view: &PortView,
+    (arm, tried): (&mut Arm, &mut Tried),
+    key: Option<u64>,
+    record: &mut Record,
+) -> Result<bool, ProxyError> {
+    record.no_endpoint();
+    record.flag(if tried.unreachable.is_empty() { Flag::NoHealthyUpstream } else { Flag::UpstreamConnectionFailure });
+    if *arm == Arm::Stable {
+        return Ok(false);
+    }
+    // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
+    (*arm, *tried) = (Arm::Stable, Tried::keyed(key));
+    record.hold(view.arm(*arm).admit()?);
+    Ok(true)
 }
 
 enum Failure {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use routing::outlier::{Health, Ward};
 use routing::retry::Failure;
-use routing::{Flag, Flags, Outcome, classify};
+use routing::{Arm, Flag, Flags, Outcome, classify};
 
 use crate::gate::Admission;
 use crate::sight::{self, Detail, Ended};
@@ -78,22 +78,18 @@ impl Record {
         }
     }
 
-    /// A stable endpoint is tried: its pod answers for how the request ends, unless another one is tried.
-    /// A retry's pod does not answer for the first attempt.
-    pub fn sent_to(&mut self, upstream: &Rc<Upstream>) {
-        if self.first.is_none() {
-            self.sent_to = Some(Rc::clone(upstream));
-        }
-    }
-
     /// What is to be told of this request when it is over, if anything.
     pub fn carry(&mut self, detail: Option<Box<Detail>>) {
         self.detail = detail;
     }
 
-    /// An endpoint of `arm` is tried.
-    pub fn attempt(&mut self, arm: &ArmView, upstream: &Upstream, clock: &Registry) {
-        if let (Some(ward), Some(health)) = (&arm.ward, arm.ward.as_ref().and_then(|_| upstream.health())) {
+    /// An endpoint of `arm` is tried. A stable one's pod answers for how the request ends, unless another one is tried; a
+    /// retry's pod does not answer for the first attempt.
+    pub fn attempt(&mut self, arm: Arm, view: &ArmView, upstream: &Rc<Upstream>, clock: &Registry) {
+        if arm == Arm::Stable && self.first.is_none() {
+            self.sent_to = Some(Rc::clone(upstream));
+        }
+        if let (Some(ward), Some(health)) = (&view.ward, view.ward.as_ref().and_then(|_| upstream.health())) {
             let address = upstream.address();
             self.trial = Some(Trial { ward: Arc::clone(ward), health, address, started: clock.started() });
         }

@@ -19,7 +19,7 @@ use crate::error::ProxyError;
 use crate::h1::answer::{self, AnswerError, Answered, Context};
 use crate::h1::request::{Facts, Framing};
 use crate::h1::upload::{Upload, UploadError};
-use crate::proxy::{FAILURE_LATENCY, Tried, pick, unreached};
+use crate::proxy::{FAILURE_LATENCY, Tried, fall_back, pick};
 use crate::record::Record;
 use crate::retries::{self, Retries};
 use crate::upstream::{DialError, Plain, Upstream};
@@ -56,10 +56,7 @@ impl Connection<'_> {
         loop {
             let (upstream, error) = match pick(self.worker, view.arm(arm), &tried) {
                 Some(upstream) => {
-                    record.attempt(view.arm(arm), &upstream, self.worker.registry());
-                    if arm == Arm::Stable {
-                        record.sent_to(&upstream);
-                    }
+                    record.attempt(arm, view.arm(arm), &upstream, self.worker.registry());
                     let timeout = view.port.route.connect_timeout;
                     match self.attempt(&upstream, timeout, decision, facts, &mut upload, record).await {
                         Ok(served) => return Ok(served),
@@ -73,12 +70,7 @@ impl Connection<'_> {
                     }
                 }
                 None => {
-                    record.no_endpoint();
-                    record.flag(unreached(&tried));
-                    if arm == Arm::Canary {
-                        // Users are shielded, the verdict is not: the record stays the canary's, as a failure.
-                        (arm, tried) = (Arm::Stable, Tried::keyed(key));
-                        record.hold(view.arm(arm).admit()?);
+                    if fall_back(view, (&mut arm, &mut tried), key, record)? {
                         continue;
                     }
                     (None, Some(ProxyError::NoEndpoint))
