@@ -8,7 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use tokio::net::TcpStream;
 
-use crate::common::{Answer, Bed, Client, Origin, canary, mk_route, stable, within};
+use crate::common::{Answer, Bed, Client, Origin, canary, mk_route, set_cookie, stable, within};
 
 struct Both {
     bed: Bed,
@@ -47,11 +47,8 @@ async fn ask(client: &mut Client, field: &str) -> Answer {
     client.send(&format!("GET / HTTP/1.1\r\nHost: web\r\n{field}\r\n")).await
 }
 
-/// `name=value` of the `Set-Cookie`.
 fn cookie(set: &str) -> String {
-    let (pair, attributes) = set.split_once("; ").unwrap();
-    assert_eq!(attributes, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
-    pair.to_owned()
+    set_cookie(set, 3_600)
 }
 
 #[tokio::test]

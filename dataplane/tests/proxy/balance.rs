@@ -15,7 +15,9 @@ use proxy_api::v1beta1::load_balancer::{Algorithm, Simple};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::common::{Answer, Bed, Client, Origin, canary, dead, endpoint, eventually, mk_route, stable, within};
+use crate::common::{
+    Answer, Bed, Client, Origin, canary, dead, endpoint, eventually, mk_route, set_cookie, stable, within,
+};
 
 /// A proxy over endpoints that answer with their names.
 struct Many {
@@ -202,11 +204,8 @@ fn by_cookie(ttl_seconds: Option<u64>) -> Key {
     Key::HttpCookie(api::HashCookie { name: "pod".into(), ttl_seconds, path: String::new() })
 }
 
-/// `name=value` of a `Set-Cookie`.
 fn pair(set: &str) -> String {
-    let (pair, attributes) = set.split_once("; ").unwrap();
-    assert_eq!(attributes, "Path=/; Max-Age=60; HttpOnly; SameSite=Lax");
-    pair.to_owned()
+    set_cookie(set, 60)
 }
 
 #[tokio::test]

@@ -190,6 +190,13 @@ where
     address
 }
 
+/// `name=value` of a `Set-Cookie` for as many seconds.
+pub fn set_cookie(set: &str, seconds: u64) -> String {
+    let (pair, attributes) = set.split_once("; ").unwrap();
+    assert_eq!(attributes, format!("Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax"));
+    pair.to_owned()
+}
+
 /// An address where nothing listens, nor ever will: bound until the test process ends.
 pub async fn dead() -> SocketAddr {
     SocketAddr::new("127.0.0.1".parse().unwrap(), Box::leak(Box::new(reserve())).port)

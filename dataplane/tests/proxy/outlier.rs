@@ -1,5 +1,6 @@
 //! Endpoints that fail one request after the other: left out within their arm, and back in after their time.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -21,6 +22,15 @@ fn outliers(route: &mut api::Route, change: impl FnOnce(&mut api::OutlierDetecti
     let mut outliers = api::OutlierDetection { base_ejection_time_ms: LONG_MS, ..Default::default() };
     change(&mut outliers);
     route.traffic_policy = Some(api::TrafficPolicy { outlier_detection: Some(outliers), ..Default::default() });
+}
+
+/// A stable arm of `endpoints` that leaves out what fails.
+async fn among<const N: usize>(endpoints: [SocketAddr; N], change: impl FnOnce(&mut api::OutlierDetection)) -> Bed {
+    Bed::new(|route| {
+        endpoints.into_iter().for_each(|endpoint| stable(route, endpoint));
+        outliers(route, change);
+    })
+    .await
 }
 
 /// An endpoint whose status can be changed, and which counts what it is asked.
@@ -75,13 +85,7 @@ fn line(bed: &Bed, name: &str, arm: &str) -> Option<u64> {
 #[tokio::test]
 async fn a_pod_that_answers_500_five_times_is_left_out_and_the_others_serve() {
     let (bad, good, more) = (Pod::new(500).await, Pod::new(200).await, Pod::new(200).await);
-    let bed = Bed::new(|route| {
-        for pod in [&bad, &good, &more] {
-            stable(route, pod.origin.address);
-        }
-        outliers(route, |_| {});
-    })
-    .await;
+    let bed = among([&bad, &good, &more].map(|pod| pod.origin.address), |_| {}).await;
     patiently(async {
         while bad.asked() < 5 {
             ask(&bed, 1).await;
@@ -99,13 +103,8 @@ async fn a_pod_that_answers_500_five_times_is_left_out_and_the_others_serve() {
 #[tokio::test]
 async fn a_success_in_between_begins_the_count_anew() {
     let (pod, other) = (Pod::new(500).await, Pod::new(200).await);
-    let bed = Bed::new(|route| {
-        for pod in [&pod, &other] {
-            stable(route, pod.origin.address);
-        }
-        outliers(route, |outliers| outliers.consecutive_5xx_errors = Some(3));
-    })
-    .await;
+    let change = |outliers: &mut api::OutlierDetection| outliers.consecutive_5xx_errors = Some(3);
+    let bed = among([&pod, &other].map(|pod| pod.origin.address), change).await;
     let mut seen = 0;
     patiently(async {
         while pod.asked() < 30 {
@@ -123,15 +122,10 @@ async fn a_success_in_between_begins_the_count_anew() {
 #[tokio::test]
 async fn it_is_back_when_its_time_is_over() {
     let (pod, good) = (Pod::new(500).await, Pod::new(200).await);
-    let bed = Bed::new(|route| {
-        for pod in [&pod, &good] {
-            stable(route, pod.origin.address);
-        }
-        outliers(route, |outliers| {
-            (outliers.consecutive_5xx_errors, outliers.base_ejection_time_ms) = (Some(1), 200);
-        });
-    })
-    .await;
+    let change = |outliers: &mut api::OutlierDetection| {
+        (outliers.consecutive_5xx_errors, outliers.base_ejection_time_ms) = (Some(1), 200);
+    };
+    let bed = among([&pod, &good].map(|pod| pod.origin.address), change).await;
     patiently(async {
         while pod.asked() == 0 {
             ask(&bed, 1).await;
@@ -149,11 +143,8 @@ async fn it_is_back_when_its_time_is_over() {
 #[tokio::test]
 async fn the_share_is_kept_whatever_fails() {
     let pods = [Pod::new(500).await, Pod::new(502).await, Pod::new(503).await, Pod::new(504).await];
-    let bed = Bed::new(|route| {
-        pods.iter().for_each(|pod| stable(route, pod.origin.address));
-        outliers(route, |outliers| outliers.consecutive_5xx_errors = Some(1));
-    })
-    .await;
+    let change = |outliers: &mut api::OutlierDetection| outliers.consecutive_5xx_errors = Some(1);
+    let bed = among(pods.each_ref().map(|pod| pod.origin.address), change).await;
     patiently(async {
         while line(&bed, "sluice_proxy_outlier_ejected_endpoints", "stable") != Some(2) {
             ask(&bed, 1).await;
@@ -196,12 +187,7 @@ async fn a_canary_that_fails_altogether_keeps_its_requests_and_its_failures() {
 #[tokio::test]
 async fn a_pod_that_is_left_out_is_asked_before_there_is_no_answer() {
     let (bad, gone) = (Pod::new(500).await, Origin::text("other").await);
-    let mut bed = Bed::new(|route| {
-        stable(route, bad.origin.address);
-        stable(route, gone.address);
-        outliers(route, |_| {});
-    })
-    .await;
+    let mut bed = among([bad.origin.address, gone.address], |_| {}).await;
     patiently(async {
         while bad.asked() < 5 {
             ask(&bed, 1).await;
@@ -223,14 +209,10 @@ async fn a_pod_that_is_left_out_is_asked_before_there_is_no_answer() {
 async fn a_pod_that_takes_no_connection_is_left_out() {
     let good = Pod::new(200).await;
     let bad = dead().await;
-    let bed = Bed::new(|route| {
-        stable(route, bad);
-        stable(route, good.origin.address);
-        outliers(route, |outliers| {
-            (outliers.consecutive_5xx_errors, outliers.consecutive_gateway_errors) = (Some(0), Some(1));
-        });
-    })
-    .await;
+    let change = |outliers: &mut api::OutlierDetection| {
+        (outliers.consecutive_5xx_errors, outliers.consecutive_gateway_errors) = (Some(0), Some(1));
+    };
+    let bed = among([bad, good.origin.address], change).await;
     patiently(async {
         while line(&bed, "sluice_proxy_outlier_ejections_total", "stable") == Some(0) {
             assert_eq!(ask(&bed, 1).await, 0, "another one is asked at once");
