@@ -112,21 +112,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        let nothing = rollout::verdict::LaneReport {
-            name: String::new(),
-            canary: Counted::default(),
-            stable: Counted::default(),
-            evidence_log10: 0.0,
-            share_percent: 0,
-            dispersion: 1.0,
-            margin: 1.0,
-        };
-        Verdict {
-            decision,
-            mode: Mode::Enforce,
-            facts,
-            lanes: [nothing.clone(), nothing.clone(), nothing.clone(), nothing],
-        }
+        Verdict { decision, mode: Mode::Enforce, facts, lanes: Lane::ALL.map(rollout::verdict::LaneReport::nothing) }
     }
 
     const ERRORS: Cause = Cause::Evidence(Lane::ErrorRate);

@@ -287,10 +287,14 @@ impl Measurer {
             let labelled = |sample: &&Sample| sample.label(builtin::READING_LABEL) == Some(reading);
             samples.iter().find(labelled).map(|sample| sample.value)
         };
-        let Some(requests) = find(builtin::READING_REQUESTS) else {
-            if metric == BuiltIn::MirroredSuccessRate {
-                return Err(Problem::NoData(no_copies(window)));
-            }
+        // At least one: 0/0 is NaN, and no traffic is not a broken answer.
+        let needed = request.min_requests.max(1);
+        let requests = find(builtin::READING_REQUESTS);
+        let enough = requests.is_some_and(|requests| requests >= needed as f64);
+        if metric == BuiltIn::MirroredSuccessRate && !enough {
+            return Err(Problem::NoData(no_copies(window)));
+        }
+        let Some(requests) = requests else {
             return Err(Problem::NoData(format!(
                 "Prometheus has no requests of revision {} in the last {}; expected traffic at the canary's weight, and \
                  the proxies scraped every {} (--scrape-interval)",
@@ -299,17 +303,13 @@ impl Measurer {
                 promql::duration(scrape_interval)
             )));
         };
-        // At least one: 0/0 is NaN, and no traffic is not a broken answer.
-        if requests < request.min_requests.max(1) as f64 {
-            if metric == BuiltIn::MirroredSuccessRate {
-                return Err(Problem::NoData(no_copies(window)));
-            }
+        if !enough {
             return Err(Problem::NoData(format!(
                 "{requests} requests of revision {} in the last {}; expected at least {} (a longer metrics[].interval \
                  collects more)",
                 request.subject.canary_revision,
                 promql::duration(window),
-                request.min_requests.max(1)
+                needed
             )));
         }
         match find(builtin::READING_VALUE) {

@@ -18,18 +18,9 @@ impl Engine {
             Some(decided) => decided.facts.clone(),
             None => self.facts(decision),
         };
-        let nothing = LaneReport {
-            name: String::new(),
-            canary: Counted::default(),
-            stable: Counted::default(),
-            evidence_log10: 0.0,
-            share_percent: 0,
-            dispersion: 1.0,
-            margin: 1.0,
-        };
         let lanes = Lane::ALL.map(|lane| match &self.trial {
             Some(trial) => self.lane_report(trial, lane),
-            None => LaneReport { name: lane.name().to_owned(), ..nothing.clone() },
+            None => LaneReport::nothing(lane),
         });
         Verdict { decision, mode: self.config.mode, facts, lanes }
     }

@@ -142,6 +142,22 @@ pub struct LaneReport {
     pub margin: f64,
 }
 
+impl LaneReport {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn nothing(lane: Lane) -> Self {
+        Self {
+            name: lane.name().to_owned(),
+            canary: Counted::default(),
+            stable: Counted::default(),
+            evidence_log10: 0.0,
+            share_percent: 0,
+            dispersion: 1.0,
+            margin: 1.0,
+        }
+    }
+}
+
 /// What the engine says after a second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
