@@ -15,13 +15,19 @@ use crate::world::{SOON, Shop};
 /// # Errors
 /// When the pods cannot be listed. A proxy that does not answer counts as having no route.
 pub async fn weights(shop: &Shop) -> Result<Vec<Option<i32>>> {
-    let mut weights = Vec::new();
+    let weight = |text: Result<String>| gauge(&text.unwrap_or_default(), metrics::WEIGHT, &shop.name);
+    Ok(each(shop).await?.into_iter().map(|(_, text)| weight(text)).collect())
+}
+
+/// Each ready proxy's pod, and what its `/metrics` says.
+async fn each(shop: &Shop) -> Result<Vec<(String, Result<String>)>> {
+    let mut all = Vec::new();
     for pod in shop.proxies().await?.into_iter().filter(is_ready) {
+        let name = pod.name_any();
         let Some(address) = pod.status.and_then(|status| status.pod_ip) else { continue };
-        let text = metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await.unwrap_or_default();
-        weights.push(gauge(&text, metrics::WEIGHT, &shop.name));
+        all.push((name, metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await));
     }
-    Ok(weights)
+    Ok(all)
 }
 
 /// Sum of a counter of the shop's Canary over its ready proxies, of the series that have all of `labels`.
@@ -30,10 +36,8 @@ pub async fn weights(shop: &Shop) -> Result<Vec<Option<i32>>> {
 /// When the pods cannot be listed or one does not answer: its share would be missing.
 pub async fn total(shop: &Shop, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
     let mut sum = 0;
-    for pod in shop.proxies().await?.into_iter().filter(is_ready) {
-        let Some(address) = pod.status.and_then(|status| status.pod_ip) else { continue };
-        let text = metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await?;
-        sum += counted(&text, name, &[&[(metrics::LABEL_CANARY, shop.name.as_str())], labels].concat());
+    for (_, text) in each(shop).await? {
+        sum += counted(&text?, name, &[&[(metrics::LABEL_CANARY, shop.name.as_str())], labels].concat());
     }
     Ok(sum)
 }
@@ -47,11 +51,9 @@ pub async fn busiest(shop: &Shop) -> Result<String> {
     let deadline = Instant::now() + SOON;
     loop {
         let mut counts = BTreeMap::new();
-        for pod in shop.proxies().await?.into_iter().filter(is_ready) {
-            let Some(address) = pod.status.as_ref().and_then(|status| status.pod_ip.clone()) else { continue };
-            let text = metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await?;
-            let count = counted(&text, metrics::REQUESTS_TOTAL, &[(metrics::LABEL_CANARY, shop.name.as_str())]);
-            counts.insert(pod.name_any(), count);
+        for (pod, text) in each(shop).await? {
+            let count = counted(&text?, metrics::REQUESTS_TOTAL, &[(metrics::LABEL_CANARY, shop.name.as_str())]);
+            counts.insert(pod, count);
         }
         let risen = |(pod, count): (&String, &u64)| Some((*count - *before.get(pod)?, pod.clone()));
         if let Some((1.., pod)) = counts.iter().filter_map(risen).max() {
