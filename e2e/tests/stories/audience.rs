@@ -137,6 +137,43 @@ pub(crate) async fn an_ab_test_is_for_its_audience(story: Story) -> Result<()> {
     ensure_stable_serves(&story, &shop, "v2").await
 }
 
+pub(crate) async fn an_audience_is_split_by_the_weight(story: Story) -> Result<()> {
+    let testers = json!([{ "headers": { "x-beta": { "exact": "yes" } } }]);
+    let manifests = story.manifests()?.analysis("match", testers).analysis("stepWeights", json!([50]));
+    let shop = story.shop(manifests).await?;
+    let load = shop.load(RPS).await?;
+    shop.commit(|git| git.version("v2")).await?;
+    shop.until_weight(50).await?;
+    until_proxies_hold(&shop, 50).await?;
+    let mut visitor = Visitor::of(&shop).await?;
+    let deadline = Instant::now() + RELEASE;
+    let (mut asked, mut seen, mut others) = (0, 0, 0);
+    loop {
+        let (mut audience, mut rest) = (0, 0);
+        for _ in 0..ROUND {
+            audience += usize::from(visitor.get("/", &[("x-beta", "yes")]).await?.version() == "v2");
+            rest += usize::from(visitor.get("/", &[]).await?.version() == "v2");
+        }
+        let canary = shop.canary().await?;
+        ensure!(phase_of(&canary) != Phase::Failed, "{}", message_of(&canary));
+        if phase_of(&canary) != Phase::Progressing {
+            break;
+        }
+        ensure!(step_of(&canary) == "1/1 match", "the status does not say whose weight it is: {}", step_of(&canary));
+        (asked, seen, others) = (asked + ROUND, seen + audience, others + rest);
+        ensure!(Instant::now() < deadline, "not promoted: {}", message_of(&canary));
+    }
+    story.say(&format!("{seen} of {asked} requests that match saw the canary, {others} of the others"));
+    ensure!(asked > 0, "the release was over before it was looked at");
+    ensure!(others == 0, "{others} requests that do not match saw the canary");
+    // Two proxies with their workers, each exact to within two requests.
+    ensure!((asked / 2).abs_diff(seen) <= 16, "{seen} of {asked} is no half");
+    shop.until_phase(Phase::Succeeded).await?;
+    let report = load.stop().await;
+    ensure!(report.lost() == 0, "lost requests: {report}");
+    ensure_stable_serves(&story, &shop, "v2").await
+}
+
 fn step_of(canary: &Canary) -> &str {
     canary.status.as_ref().map(|status| status.step.as_str()).unwrap_or_default()
 }

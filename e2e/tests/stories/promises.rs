@@ -79,6 +79,7 @@ fn side_by_side() -> Vec<Promise> {
             audience::what_fails_on_copies_is_seen_by_nobody
         ),
         promise!("an_ab_test_is_seen_by_its_audience_and_then_promoted", audience::an_ab_test_is_for_its_audience),
+        promise!("an_audience_is_split_by_the_weight_and_nobody_else", audience::an_audience_is_split_by_the_weight),
         promise!("no_traffic_holds", outages::no_traffic_holds),
         promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
         promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),
