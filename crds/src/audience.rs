@@ -1,11 +1,12 @@
-//! `analysis.match`: who sees the canary in an A/B test. Names and meaning are Flagger's, which took them from Istio.
+//! `analysis.match`: who alone sees the canary until it is promoted. Names and meaning are Flagger's, which took them from
+//! Istio.
 
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// Requests that see the canary in an A/B test: those for which every header holds.
+/// Requests that may see the canary: those for which every header holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AudienceMatch {

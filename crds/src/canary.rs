@@ -119,7 +119,7 @@ pub struct CanaryService {
 #[x_kube(validation = Rule::new("!(has(self.stepWeights) && (has(self.stepWeight) || has(self.maxWeight)))").message("analysis takes either stepWeights, or stepWeight with maxWeight, not both"))]
 #[x_kube(validation = Rule::new("!has(self.maxWeight) || has(self.stepWeight)").message("analysis.maxWeight needs analysis.stepWeight"))]
 #[x_kube(validation = Rule::new("!has(self.stepWeight) || !has(self.maxWeight) || self.stepWeight <= self.maxWeight").message("analysis.stepWeight must be at most analysis.maxWeight"))]
-#[x_kube(validation = Rule::new("has(self.match) == has(self.iterations)").message("analysis.match and analysis.iterations need each other: together they are an A/B test"))]
+#[x_kube(validation = Rule::new("!has(self.iterations) || has(self.match)").message("analysis.iterations needs analysis.match: together they are an A/B test"))]
 #[x_kube(validation = Rule::new("!has(self.iterations) || !(has(self.stepWeights) || has(self.stepWeight) || has(self.maxWeight) || has(self.stepChecks))").message("analysis takes either iterations, or stepWeights, stepWeight and stepChecks, not both"))]
 #[x_kube(validation = Rule::new("!has(self.mirrorWeight) || (has(self.mirror) && self.mirror)").message("analysis.mirrorWeight needs analysis.mirror: true"))]
 pub struct Analysis {
@@ -150,11 +150,12 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub step_checks: Option<i32>,
-    /// A/B test: only requests that one of these holds for see the canary, all of them, until it is promoted.
+    /// Only requests that one of these holds for see the canary until it is promoted: with `iterations` all of them (A/B
+    /// test), else the share that the weight says.
     #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 8))]
     pub audience: Option<Vec<AudienceMatch>>,
-    /// A/B test: checks that must pass before everybody sees the canary.
+    /// A/B test, with `match` and instead of weights: checks that must pass before everybody sees the canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub iterations: Option<i32>,

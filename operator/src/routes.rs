@@ -400,7 +400,7 @@ mod tests {
                     { "headers": { "x-mail": { "suffix": "@x.org" } } },
                 ])
                 .to_string(),
-                iterations: 3,
+                iterations: Some(3),
             }),
             ..rollout::State::default()
         };

@@ -150,17 +150,16 @@ fn positive(field: &'static str, value: i32) -> Result<u32, Invalid> {
 
 /// Who alone sees the canary, as it is pinned; read again by `routes`.
 fn audience(analysis: &Analysis) -> Result<Option<Audience>, Invalid> {
-    let field = "spec.analysis.match";
+    let invalid = |field, expected| Err(Invalid { field, expected });
     match (analysis.audience.as_deref(), analysis.iterations) {
         (None | Some([]), None) => Ok(None),
-        (Some(matches @ [_, ..]), Some(iterations)) => {
-            let iterations = positive("spec.analysis.iterations", iterations)?;
-            let matches = serde_json::to_string(matches);
-            let matches = matches.map_err(|error| Invalid { field, expected: format!("is refused: {error}") })?;
-            Ok(Some(Audience { matches, iterations }))
-        }
-        (Some(_), None) | (None | Some([]), Some(_)) => {
-            Err(Invalid { field, expected: "and spec.analysis.iterations need each other".to_owned() })
+        (None | Some([]), Some(_)) => invalid("spec.analysis.iterations", "needs spec.analysis.match".to_owned()),
+        (Some(matches), iterations) => {
+            let iterations = iterations.map(|count| positive("spec.analysis.iterations", count)).transpose()?;
+            match serde_json::to_string(matches) {
+                Ok(matches) => Ok(Some(Audience { matches, iterations })),
+                Err(error) => invalid("spec.analysis.match", format!("is refused: {error}")),
+            }
         }
     }
 }
@@ -233,13 +232,20 @@ mod tests {
         let testers = serde_json::json!([{ "headers": { "x-beta": { "exact": "yes" } } }]);
         let plan = plan_of(serde_json::json!({ "match": testers, "iterations": 7 })).expect("valid");
         let audience = plan.audience.expect("an audience");
-        assert_eq!((plan.steps, audience.iterations), (vec![100], 7));
+        assert_eq!((plan.steps, audience.iterations), (vec![100], Some(7)));
         let pinned: serde_json::Value = serde_json::from_str(&audience.matches).expect("JSON");
         assert_eq!(pinned, testers);
-        for half in [serde_json::json!({ "match": testers }), serde_json::json!({ "iterations": 7 })] {
-            let error = plan_of(half).expect_err("half an A/B test");
-            assert!(error.to_string().contains("iterations"), "{error}");
-        }
+        let error = plan_of(serde_json::json!({ "iterations": 7 })).expect_err("an A/B test for nobody");
+        assert_eq!(error.to_string(), "spec.analysis.iterations needs spec.analysis.match");
+    }
+
+    #[test]
+    fn an_audience_may_go_through_weights() {
+        let testers = serde_json::json!([{ "headers": { "x-beta": { "exact": "yes" } } }]);
+        let plan = plan_of(serde_json::json!({ "match": testers, "stepWeights": [20, 50], "stepChecks": 3 }));
+        let plan = plan.expect("valid");
+        assert_eq!((plan.steps, plan.step_checks), (vec![20, 50], 3));
+        assert_eq!(plan.audience.expect("an audience").iterations, None);
     }
 
     #[test]

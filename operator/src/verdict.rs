@@ -45,6 +45,8 @@ struct Court {
     release: Option<Release>,
     /// The canary's share in force at every proxy, and the route's counter from which on it is.
     weight: u8,
+    /// That share is one of an audience.
+    audience: bool,
     since: u64,
     since_s: u32,
     /// Up to where the proxies' reports were taken.
@@ -171,6 +173,7 @@ impl Court {
             generation,
             release: None,
             weight: 0,
+            audience: false,
             since: 0,
             since_s: 0,
             taken: 0,
@@ -196,6 +199,7 @@ impl Court {
         self.engine.observe(&Second {
             unix_ms,
             weight_percent: self.weight,
+            audience: self.audience,
             since_counter: self.since,
             canary_pods: pods(route, |listener| listener.canary.len()),
             stable_pods: pods(route, |listener| listener.stable.len()),
@@ -215,8 +219,9 @@ impl Court {
             self.engine.end();
         }
         let weight = u8::try_from(route.weight.min(100)).unwrap_or(100);
-        if in_force && weight != self.weight {
-            (self.weight, self.since, self.since_s) = (weight, route.counter, 0);
+        let audience = !route.audience.is_empty();
+        if in_force && (weight, audience) != (self.weight, self.audience) {
+            (self.weight, self.audience, self.since, self.since_s) = (weight, audience, route.counter, 0);
         }
         let release = Release { stable: route.stable_revision.clone(), canary: route.canary_revision.clone() };
         if self.weight > 0 && in_force && judged && self.release.as_ref() != Some(&release) {

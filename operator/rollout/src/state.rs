@@ -59,13 +59,15 @@ impl fmt::Display for Revision {
     }
 }
 
-/// Who alone may see the canary during an A/B test.
+/// Who alone may see the canary until it is promoted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Audience {
     /// Which requests are theirs, in the operator's words; nothing here reads it.
     pub matches: String,
-    /// Checks that must pass before everybody sees the canary, at least 1.
-    pub iterations: u32,
+    /// Checks that must pass before everybody sees the canary, at least 1. None: the release goes through its weights,
+    /// each a share of the audience, with the plan's checks at each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iterations: Option<u32>,
 }
 
 /// Copies of stable's requests for the canary, made before its first weight and answered to nobody. Each form holds the

@@ -422,7 +422,7 @@ fn judge(
     now: DateTime<Utc>,
     happenings: &mut Vec<Happening>,
 ) -> State {
-    let enough = next.audience.as_ref().map_or(plan.step_checks, |audience| audience.iterations);
+    let enough = next.audience.as_ref().and_then(|audience| audience.iterations).unwrap_or(plan.step_checks);
     match &seen.check {
         Check::NotMade => {}
         Check::NoEvidence(reason) => next.reason = reason.clone(),

@@ -1,6 +1,6 @@
 //! Arithmetic of weights and sizes.
 
-use crate::state::State;
+use crate::state::{Audience, Phase, State};
 
 /// The whole traffic, in percent.
 pub const FULL_WEIGHT: u32 = 100;
@@ -13,8 +13,8 @@ pub fn canary_size(replicas: u32, weight: u32) -> u32 {
     u32::try_from(share.div_ceil(u64::from(FULL_WEIGHT))).unwrap_or(u32::MAX).max(1)
 }
 
-/// `2/4` while the second of four steps is reached or judged, `2/10 match` while the second of ten iterations is, which
-/// only requests that match see, and `mirror` while copies are judged; empty when no release runs.
+/// `2/4` while the second of four steps is reached or judged, `2/10 match` while the second of ten iterations is, or of ten
+/// weights, which only requests that match see, and `mirror` while copies are judged; empty when no release runs.
 #[must_use]
 pub fn step_label(state: &State) -> String {
     if !state.phase.is_release() {
@@ -23,12 +23,14 @@ pub fn step_label(state: &State) -> String {
     if state.mirror.is_copying() {
         return "mirror".to_owned();
     }
-    if let Some(audience) = &state.audience {
-        let iteration = state.passed_checks.saturating_add(1).min(audience.iterations);
-        return format!("{iteration}/{} match", audience.iterations);
+    if let Some(Audience { iterations: Some(iterations), matches: _ }) = &state.audience {
+        // All of them have passed before it is promoted, and the count of those that have begins anew there.
+        let passed = if state.phase == Phase::Promoting { *iterations } else { state.passed_checks };
+        return format!("{}/{iterations} match", passed.saturating_add(1).min(*iterations));
     }
     let step = (state.step + 1).min(state.steps.len());
-    format!("{step}/{}", state.steps.len())
+    let of_whom = if state.audience.is_some() { " match" } else { "" };
+    format!("{step}/{}{of_whom}", state.steps.len())
 }
 
 #[cfg(test)]

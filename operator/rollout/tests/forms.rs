@@ -33,7 +33,7 @@ fn weighted(mirror_percent: u32) -> Plan {
 }
 
 fn ab(iterations: u32) -> Plan {
-    let audience = Some(Audience { matches: "testers".to_owned(), iterations });
+    let audience = Some(Audience { matches: "testers".to_owned(), iterations: Some(iterations) });
     Plan { steps: vec![100], step_checks: iterations, audience, ..weighted(0) }
 }
 
@@ -188,7 +188,7 @@ fn an_ab_test_shows_the_canary_to_its_audience_until_all_iterations_passed() {
         }
     }
     assert_eq!((world.state.phase, &world.state.stable), (Phase::Succeeded, &Some(rev("X"))));
-    assert_eq!(labels, ["1/3 match", "2/3 match", "3/3 match", "1/3 match", "1/1", ""]);
+    assert_eq!(labels, ["1/3 match", "2/3 match", "3/3 match", "1/1", ""]);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn an_edit_in_mid_release_neither_opens_an_ab_test_nor_makes_one() {
         world.pass(&Plan { step_checks: 1_000, ..weighted(0) }, |_| Check::NotMade);
     }
     assert_eq!((world.state.weight, &world.state.audience), (100, &pinned));
-    let edited = Plan { audience: Some(Audience { matches: "others".to_owned(), iterations: 1 }), ..ab(3) };
+    let edited = Plan { audience: Some(Audience { matches: "others".to_owned(), iterations: Some(1) }), ..ab(3) };
     world.pass(&edited, |_| Check::Passed);
     assert_eq!(world.state.audience, pinned);
 
@@ -223,6 +223,33 @@ fn an_edit_in_mid_release_neither_opens_an_ab_test_nor_makes_one() {
     }
     world.pass(&ab(3), |_| Check::NotMade);
     assert_eq!(world.state.audience, None);
+}
+
+#[test]
+fn an_audience_goes_through_weights_and_everybody_sees_the_canary_at_the_last_one() {
+    let audience = Some(Audience { matches: "testers".to_owned(), iterations: None });
+    let (mut world, plan) = (World::new(), Plan { steps: vec![20, 50], step_checks: 2, audience, ..weighted(0) });
+    let mut labels = Vec::new();
+    for _ in 0..100 {
+        let before = world.state.clone();
+        world.pass(&plan, |_| Check::Passed);
+        let next = &world.state;
+        assert!(next.step <= before.step || before.passed_checks == 1, "{before:?}\n{next:?}");
+        let shown = (next.weight, step_label(next), next.audience.is_none());
+        if next.weight > before.weight || labels.last().is_some_and(|last| *last != shown) {
+            labels.push(shown);
+        }
+    }
+    let at = |weight, label: &str, everybody| (weight, label.to_owned(), everybody);
+    let wanted = [
+        at(20, "1/2 match", false),
+        at(20, "2/2 match", false),
+        at(50, "2/2 match", false),
+        at(100, "2/2", true),
+        at(100, "", true),
+        at(0, "", true),
+    ];
+    assert_eq!((world.state.phase, labels.as_slice()), (Phase::Succeeded, &wanted[..]));
 }
 
 /// As `rand` would, the same each time.

@@ -1,7 +1,7 @@
 //! What comes of counters on their way from the proxies' streams to a pass.
 
 use kube::ResourceExt;
-use proxy_api::v1beta1::{Ack, Arm, ArmCounters, Counters, Endpoint, Listener};
+use proxy_api::v1beta1::{Ack, Arm, ArmCounters, Counters, Endpoint, Listener, Match};
 use rollout::{Phase as Stage, Revision, verdict::Cause};
 use serde_json::json;
 
@@ -15,6 +15,8 @@ struct Bed {
     proxy: Peer,
     canary: Canary,
     weight: u32,
+    /// Of whom the weight is a share; none: of everybody.
+    audience: Vec<Match>,
     counter: u64,
     second: u64,
     sequence: u64,
@@ -40,6 +42,7 @@ impl Bed {
             proxy,
             canary: serde_json::from_value(canary).expect("a Canary"),
             weight: 0,
+            audience: Vec::new(),
             counter: 1,
             second: 1_000_000,
             sequence: 0,
@@ -60,6 +63,7 @@ impl Bed {
             namespace: "shop".to_owned(),
             canary: "web".to_owned(),
             weight,
+            audience: self.audience.clone(),
             stable_revision: "old".to_owned(),
             canary_revision: "new".to_owned(),
             listeners: vec![Listener {
@@ -194,6 +198,25 @@ fn an_arm_that_gets_nothing_is_a_fault_of_the_routing() {
     let mut bed = Bed::release(json!({}));
     for _ in 0..60 {
         bed.pass((100, 0), (0, 0));
+    }
+    assert_eq!(bed.waits_for(), "TrafficSplitMismatch");
+}
+
+#[test]
+fn an_audience_that_few_belong_to_is_no_fault_of_the_routing() {
+    let mut bed = Bed::release(json!({}));
+    bed.audience = vec![Match::default()];
+    bed.set(20, 1);
+    let fine = (0..240).find(|_| {
+        bed.pass((980, 0), (20, 0));
+        matches!(bed.judgement(), Judgement::Fine(..))
+    });
+    assert!(fine.is_some(), "{:?}", bed.judgement());
+    // Now the share is one of everybody.
+    bed.audience = Vec::new();
+    bed.set(20, 1);
+    for _ in 0..60 {
+        bed.pass((980, 0), (20, 0));
     }
     assert_eq!(bed.waits_for(), "TrafficSplitMismatch");
 }

@@ -250,6 +250,7 @@ fn no_reports(buckets: &Buckets) -> Bar {
         engine.observe(&Second {
             unix_ms: 1_000 * second,
             weight_percent: 10,
+            audience: false,
             since_counter: 0,
             canary_pods: 1,
             stable_pods: 4,
@@ -279,7 +280,7 @@ fn busy(buckets: &Buckets, rps: f64) -> (Engine, Traffic) {
     (engine, traffic)
 }
 
-const NOW: Circumstances = Circumstances { elapsed_s: 1, weight_percent: 10, canary_pods: 1 };
+const NOW: Circumstances = Circumstances { elapsed_s: 1, weight_percent: 10, audience: false, canary_pods: 1 };
 
 /// Milliseconds that one main stratum costs, with the five seconds and crash strata in it; the fastest of eight rounds,
 /// because others use this machine, too.

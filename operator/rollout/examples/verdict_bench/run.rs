@@ -66,7 +66,7 @@ pub(crate) fn prepared(traffic: &mut Traffic, buckets: &Buckets) -> Engine {
     let lump = if traffic.is_steady() { 5 } else { 1 };
     for _ in 0..HISTORY_S / lump {
         traffic.before(lump, &mut delta);
-        engine.absorb(&delta, Circumstances { elapsed_s: lump, weight_percent: 0, canary_pods: 0 });
+        engine.absorb(&delta, Circumstances { elapsed_s: lump, weight_percent: 0, audience: false, canary_pods: 0 });
     }
     engine.begin(Release { stable: "old".into(), canary: "new".into() });
     engine
@@ -84,7 +84,7 @@ fn engine(traffic: &mut Traffic, plan: Plan, buckets: &Buckets, restart: Option<
     for second in 1..=horizon {
         traffic.second(weight, &mut delta);
         failed += delta.canary.errors;
-        engine.absorb(&delta, Circumstances { elapsed_s: 1, weight_percent: weight, canary_pods: 1 });
+        engine.absorb(&delta, Circumstances { elapsed_s: 1, weight_percent: weight, audience: false, canary_pods: 1 });
         match engine.decision() {
             Decision::Rollback(_) => return Outcome { end: End::RolledBack, seconds: second, failed },
             Decision::Advance(_) if !held => match weights.next() {

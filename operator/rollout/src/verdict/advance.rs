@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::engine::Circumstances;
 use super::evidence::add;
 use super::kernel::{self, Table, mixture};
 use super::lanes::{LATENCY_GRID, LATENCY_RATIOS};
@@ -53,14 +54,20 @@ impl Step {
         }
     }
 
-    /// Requests begun at this weight; evidence (nats) that they are not split by it.
-    pub(crate) fn split_fault(&mut self, stable: u64, canary: u64, weight_percent: u8) -> f64 {
+    /// Requests begun at this weight; evidence (nats) that they are not split by it. The canary has at most that share of
+    /// everybody where it has that share of an audience: how many are of it, nobody counts.
+    pub(crate) fn split_fault(&mut self, stable: u64, canary: u64, now: Circumstances) -> f64 {
+        let Circumstances { weight_percent, audience, elapsed_s: _, canary_pods: _ } = now;
         self.started[0] = self.started[0].saturating_add(stable);
         self.started[1] = self.started[1].saturating_add(canary);
         if weight_percent == 0 || weight_percent >= 100 {
             return 0.0;
         }
-        kernel::sample_ratio(self.started[1], self.started[0], f64::from(weight_percent) / 100.0)
+        let (share, [stable, canary]) = (f64::from(weight_percent) / 100.0, self.started);
+        if audience && canary as f64 <= share * (stable as f64 + canary as f64) {
+            return 0.0;
+        }
+        kernel::sample_ratio(canary, stable, share)
     }
 
     /// Requests begun by stable and by the canary at this weight.
@@ -125,7 +132,17 @@ mod tests {
     #[test]
     fn a_canary_that_gets_nothing_is_noticed_after_160_requests() {
         let mut step = Step::default();
-        assert!(step.split_fault(140, 0, 10) < 1000_f64.ln());
-        assert!(step.split_fault(25, 0, 10) > 1000_f64.ln());
+        let now = Circumstances { elapsed_s: 1, weight_percent: 10, audience: false, canary_pods: 1 };
+        assert!(step.split_fault(140, 0, now) < 1000_f64.ln());
+        assert!(step.split_fault(25, 0, now) > 1000_f64.ln());
+    }
+
+    #[test]
+    fn a_share_of_an_audience_is_at_most_that_share_of_everybody() {
+        let now = Circumstances { elapsed_s: 1, weight_percent: 10, audience: true, canary_pods: 1 };
+        let mut few = Step::default();
+        assert!(few.split_fault(10_000, 3, now) == 0.0);
+        let mut many = Step::default();
+        assert!(many.split_fault(1_000, 300, now) > 1000_f64.ln());
     }
 }

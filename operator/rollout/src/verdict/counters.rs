@@ -69,6 +69,8 @@ pub struct Second<'a> {
     pub unix_ms: u64,
     /// The canary's share of traffic, 0 to 100, as acknowledged by all proxies.
     pub weight_percent: u8,
+    /// That share is one of an audience; everybody else's requests are stable's, and counted with them.
+    pub audience: bool,
     /// [`ArmCounters::counter`] from which on that weight applies.
     pub since_counter: u64,
     /// Ready pods of the canary.

@@ -24,6 +24,8 @@ pub struct Circumstances {
     pub elapsed_s: u32,
     /// The canary's share of traffic, 0 to 100.
     pub weight_percent: u8,
+    /// That share is one of an audience, which stable's requests are not.
+    pub audience: bool,
     /// Ready pods of the canary.
     pub canary_pods: u32,
 }
@@ -213,6 +215,7 @@ impl Engine {
         let now = Circumstances {
             elapsed_s,
             weight_percent: second.weight_percent.min(100),
+            audience: second.audience,
             canary_pods: second.canary_pods,
         };
         if self.is_unheard()
@@ -380,7 +383,7 @@ impl Engine {
         if step.seconds < u64::from(self.config.min_step_seconds) {
             return collecting;
         }
-        let alone = trial.weight_percent >= 100;
+        let alone = trial.is_alone();
         let enough = -self.config.beta.ln();
         if step.errors_fine(alone) >= enough && (alone || step.latency_fine() >= enough) {
             return Decision::Advance(Advance::NonInferior);

@@ -71,7 +71,7 @@ impl Engine {
         let by_seconds = decision == Decision::Rollback(Cause::Evidence(Lane::Crash));
         let (canary, stable) =
             counted(judged.map_or(trial.step.seen, |e| if by_seconds { e.crash_seen } else { e.seen }));
-        let alone = trial.weight_percent >= 100;
+        let alone = trial.is_alone();
         let bound = self.config.bound();
         let odds = match decision {
             Decision::Rollback(Cause::Evidence(Lane::ErrorRate)) => {

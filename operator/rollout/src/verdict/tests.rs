@@ -40,5 +40,5 @@ fn mk_delta(canary: (u64, u64), stable: (u64, u64)) -> Delta {
 }
 
 fn mk_now(weight_percent: u8) -> Circumstances {
-    Circumstances { elapsed_s: 1, weight_percent, canary_pods: 1 }
+    Circumstances { elapsed_s: 1, weight_percent, audience: false, canary_pods: 1 }
 }

@@ -60,6 +60,8 @@ pub(crate) struct Trial {
     /// Seconds since the release began.
     pub(crate) second: u64,
     pub(crate) weight_percent: u8,
+    #[serde(default)]
+    audience: bool,
     pub(crate) canary_pods: u32,
     pub(crate) step: Step,
     pub(crate) evidence: Evidence,
@@ -114,6 +116,7 @@ impl Trial {
             release,
             second: 0,
             weight_percent: 0,
+            audience: false,
             canary_pods: 0,
             step: Step::default(),
             evidence: Evidence::new(),
@@ -154,7 +157,7 @@ impl Trial {
         history: &mut History,
     ) -> bool {
         let before = self.second;
-        if now.weight_percent != self.weight_percent {
+        if (now.weight_percent, now.audience) != (self.weight_percent, self.audience) {
             self.begin_step(now, config, buckets, history);
         }
         self.second += u64::from(now.elapsed_s);
@@ -176,6 +179,11 @@ impl Trial {
         moved
     }
 
+    /// There is no stable request of the kind that the canary gets, or none that can be told from others.
+    pub(crate) const fn is_alone(&self) -> bool {
+        self.weight_percent >= 100 || self.audience
+    }
+
     /// Drops what is counted in open strata, for both arms alike.
     pub(crate) fn discard_open(&mut self) {
         self.open = Open { since: self.second, ..Open::default() };
@@ -187,6 +195,7 @@ impl Trial {
     fn begin_step(&mut self, now: Circumstances, config: &Config, buckets: &Buckets, history: &mut History) {
         self.step = Step::default();
         self.weight_percent = now.weight_percent;
+        self.audience = now.audience;
         self.split_fault = 0.0;
         self.discard_open();
         self.margins = Margins::new(config, &self.spread, now.canary_pods);
@@ -252,7 +261,7 @@ impl Trial {
             self.idle_s = 0;
         }
         if canary.started + stable.started > 0 {
-            self.split_fault = self.step.split_fault(stable.started, canary.started, now.weight_percent);
+            self.split_fault = self.step.split_fault(stable.started, canary.started, now);
         }
     }
 
@@ -295,7 +304,7 @@ impl Trial {
         kernel::exact_grid(stratum.client_errors, CLIENT_ERROR_ODDS, &ERROR_RATIOS, &mut client);
         client.iter_mut().for_each(|log| *log /= phi);
         add(&mut self.client_errors, &client, cap);
-        if self.weight_percent >= 100 {
+        if self.is_alone() {
             self.alone.add(table, self.tolerated_alone(config), phi, cap);
         }
         if table.compares() {

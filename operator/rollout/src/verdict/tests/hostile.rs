@@ -61,6 +61,7 @@ proptest! {
             engine.observe(&Second {
                 unix_ms,
                 weight_percent: *weight_percent,
+                audience: false,
                 since_counter: *since_counter,
                 canary_pods: *canary_pods,
                 stable_pods: 4,
@@ -93,6 +94,7 @@ proptest! {
             engine.observe(&Second {
                 unix_ms: 1_000 * at as u64,
                 weight_percent: 10,
+                audience: false,
                 since_counter: 7,
                 canary_pods: 1,
                 stable_pods: 4,
@@ -124,6 +126,7 @@ fn reports_and_counted_seconds_come_to_the_same() {
         engine.observe(&Second {
             unix_ms: 1_000 * second,
             weight_percent,
+            audience: false,
             since_counter: 0,
             canary_pods: 1,
             stable_pods: 4,

@@ -56,6 +56,7 @@ impl World {
         self.engine.observe(&Second {
             unix_ms: self.unix_ms,
             weight_percent: self.weight,
+            audience: false,
             since_counter: self.since,
             canary_pods: 1,
             stable_pods: 4,
@@ -234,6 +235,7 @@ fn without_any_proxy_nothing_is_known_and_no_policy_of_no_traffic_applies() {
         engine.observe(&Second {
             unix_ms: 1_000 * second,
             weight_percent: 10,
+            audience: false,
             since_counter: 7,
             canary_pods: 1,
             stable_pods: 4,

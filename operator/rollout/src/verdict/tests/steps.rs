@@ -139,6 +139,21 @@ fn full_weight_is_judged_by_the_canary_alone() {
 }
 
 #[test]
+fn a_share_of_an_audience_is_judged_by_the_canary_alone() {
+    // Of 1,000 requests 100 are of the audience, and the canary has 20 % of those.
+    let now = Circumstances { audience: true, ..mk_now(20) };
+    let mut engine = mk_begun(Config::default(), 1000);
+    (0..60).for_each(|_| engine.absorb(&mk_delta((20, 0), (980, 1)), now));
+    assert_eq!(engine.decision(), Decision::Advance(Advance::NonInferior));
+    (0..120).for_each(|_| engine.absorb(&mk_delta((20, 4), (980, 1)), now));
+    assert!(matches!(engine.decision(), Decision::Rollback(_)), "{:?}", engine.decision());
+
+    let mut engine = mk_begun(Config::default(), 1000);
+    (0..60).for_each(|_| engine.absorb(&mk_delta((300, 0), (700, 1)), now));
+    assert_eq!(engine.decision(), Decision::Wait(Wait::TrafficSplitMismatch), "more than all of them can be");
+}
+
+#[test]
 fn mode_off_counts_nothing() {
     let mut engine = mk_engine(Config { mode: Mode::Off, ..Config::default() });
     engine.begin(mk_release());
