@@ -45,10 +45,12 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, cl
     if !preface && protocol != Protocol::Http2 {
         return relay::serve(&worker, &slot, stream, &start, client).await;
     }
+    // Boxed: a task is as large as the largest of what it may become, and most serve HTTP/1.1.
     if preface {
-        return http2::server::serve(worker, slot, Cork::of_client(stream, start.into()), client).await;
+        let cork = Cork::of_client(stream, start.into());
+        return Box::pin(http2::server::serve(worker, slot, cork, client)).await;
     }
-    serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client).await;
+    Box::pin(serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client)).await;
 }
 
 async fn speaks_http2(stream: &mut TcpStream, start: &mut Vec<u8>) -> io::Result<bool> {

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
@@ -136,9 +136,9 @@ impl Watch {
         }
     }
 
-    /// Runs `work` to its end; `None` if a limit came first.
-    pub async fn guard<F: Future>(&self, work: F) -> Option<F::Output> {
-        let mut work = pin!(work);
+    /// Runs `work` to its end; `None` if a limit came first. Pinned by the caller: held by value it would lie here twice,
+    /// for as long as the connection is open.
+    pub async fn guard<F: Future>(&self, mut work: Pin<&mut F>) -> Option<F::Output> {
         poll_fn(|context| {
             if let Poll::Ready(output) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(output));

@@ -7,6 +7,7 @@ mod exchange;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -53,7 +54,8 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
         copy: None,
         answered: Cell::new(false),
     };
-    if watch.guard(connection.run()).await.is_none() && watch.stage() == Stage::Head {
+    let ended = watch.guard(pin!(connection.run())).await;
+    if ended.is_none() && watch.stage() == Stage::Head {
         // One attempt: the watch has done its work, and a client that reads as slowly as it writes is not waited for.
         worker.registry().reject(StatusCode::REQUEST_TIMEOUT.as_u16());
         let mut answer = Vec::new();
@@ -202,9 +204,11 @@ impl Connection<'_> {
             return;
         }
         let drained = async {
-            let mut room = [0; 4096];
             let mut left = LINGER_BYTES;
-            while let Ok(count @ 1..) = self.stream.read(&mut room).await {
+            self.buffer.clear();
+            self.buffer.reserve(ROOM);
+            while let Ok(count @ 1..) = self.stream.read_buf(&mut self.buffer).await {
+                self.buffer.clear();
                 left = left.saturating_sub(count);
                 if left == 0 {
                     return;

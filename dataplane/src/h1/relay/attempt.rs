@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -179,7 +179,9 @@ impl Connection<'_> {
                     self.watch,
                     self.copy.as_deref_mut(),
                 );
-                let relay = alongside(pump, relay, &uploaded);
+                // Pinned here, and so held once, not in each of the futures around it.
+                let (pump, relay) = (pin!(pump), pin!(relay));
+                let relay = pin!(alongside(pump, relay, &uploaded));
                 match retries.and_then(Retries::per_try_timeout) {
                     None => relay.await,
                     Some(limit) => in_time(relay, limit, &uploaded, &self.answered).await,
@@ -214,12 +216,11 @@ impl Connection<'_> {
 
 /// Limits the time from the end of the request to the head of the answer.
 async fn in_time(
-    relay: impl Future<Output = Result<Answered, AnswerError>>,
+    mut relay: Pin<&mut impl Future<Output = Result<Answered, AnswerError>>>,
     limit: Duration,
     uploaded: &Cell<bool>,
     answered: &Cell<bool>,
 ) -> Result<Answered, AnswerError> {
-    let mut relay = pin!(relay);
     loop {
         let waited_from_the_end = uploaded.get();
         if let Ok(result) = tokio::time::timeout(limit, relay.as_mut()).await {
@@ -237,11 +238,10 @@ async fn in_time(
 /// Awaits the answer while the body is passed on. An endpoint may answer early and take no more; a client that breaks
 /// its body off ends the exchange.
 async fn alongside(
-    pump: impl Future<Output = Result<(), UploadError>>,
-    relay: impl Future<Output = Result<Answered, AnswerError>>,
+    mut pump: Pin<&mut impl Future<Output = Result<(), UploadError>>>,
+    mut relay: Pin<&mut impl Future<Output = Result<Answered, AnswerError>>>,
     uploaded: &Cell<bool>,
 ) -> Result<Answered, AnswerError> {
-    let (mut pump, mut relay) = (pin!(pump), pin!(relay));
     let mut pumping = true;
     poll_fn(|context| {
         if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(context) {
