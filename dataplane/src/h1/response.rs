@@ -90,12 +90,12 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>, facts: &request::F
     })
 }
 
-/// Room for the fields of one head.
-pub type Room<'b> = [MaybeUninit<Header<'b>>; text::MAX_HEADERS];
+/// Room for the fields of one head: as many as its length are allowed.
+pub type Room<'b> = [MaybeUninit<Header<'b>>];
 
-/// Room for one head.
+/// Room for as many fields as an endpoint may send.
 #[must_use]
-pub fn room<'b>() -> Room<'b> {
+pub fn room<'b>() -> [MaybeUninit<Header<'b>>; text::MAX_HEADERS] {
     [const { MaybeUninit::uninit() }; text::MAX_HEADERS]
 }
 
