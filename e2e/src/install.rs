@@ -138,7 +138,7 @@ pub fn bring(target: &Target, metrics_server: &str) -> Result<()> {
 pub fn load_images(target: &Target) -> Result<String> {
     let operator = build_static("operator", "sluice-operator")?;
     let proxy = build_static("dataplane", "sluice-proxy")?;
-    let app = build_static("e2e", "sample-app")?;
+    let app = build_static("sample-app", "sample-app")?;
     let operator = Image::new(format!("{}:{TAG}", target.image(OPERATOR_IMAGE)), operator);
     target.load(&operator)?;
     target.load(&Image::new(format!("{}:{TAG}", target.image(PROXY_IMAGE)), proxy))?;

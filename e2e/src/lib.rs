@@ -1,7 +1,6 @@
 //! The local cluster, load, demo and user stories of Sluice.
 
 pub mod abuse;
-pub mod app;
 pub mod cluster;
 pub mod demo;
 pub mod echo;
@@ -9,16 +8,15 @@ pub mod fake_prometheus;
 pub mod images;
 pub mod install;
 pub mod kubectl;
-pub mod load;
 pub mod manifests;
 pub mod operator;
 pub mod processes;
 pub mod prometheus;
 pub mod proxies;
-pub mod server;
-pub mod slack;
 pub mod standalone;
 pub mod visitor;
 pub mod watching;
 pub mod webhook;
 pub mod world;
+
+pub use sample_app::{app, load, server, slack};

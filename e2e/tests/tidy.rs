@@ -12,14 +12,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate → the crates of this workspace that it may depend on, tests and build scripts included.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("crds", &[]),
     ("dataplane", &["proxy-api", "routing"]),
-    ("e2e", &["crds", "proxy-api"]),
+    ("e2e", &["crds", "proxy-api", "sample-app"]),
     ("operator", &["crds", "proxy-api", "rollout"]),
     ("proxy-api", &[]),
     ("rollout", &[]),
     ("routing", &["proxy-api"]),
+    ("sample-app", &["proxy-api"]),
 ];
 
 /// Crates that decide and do nothing else.
@@ -107,6 +108,7 @@ fn every_module_says_what_it_is() {
         "rollout" => "operator/rollout",
         "routing" => "dataplane/routing",
         "proxy-api" => "dataplane/proxy-api",
+        "sample-app" => "e2e/sample-app",
         other => other,
     });
     for file in folders.flat_map(|folder| sources(&root().join(folder).join("src"))) {

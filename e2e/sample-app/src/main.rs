@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use e2e::load::{self, Load};
-use e2e::{app, server, slack};
+use sample_app::load::{self, Load};
+use sample_app::{app, server, slack};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
