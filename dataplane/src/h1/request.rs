@@ -1,14 +1,20 @@
 //! A client's head: parsed, judged (RFC 9112 §2–§7, stricter where parsers are known to differ) and written anew for the
 //! endpoint. No I/O.
+//!
+//! Here: what a head is and how its lines are judged; what each field says is in [`fields`], what the endpoint gets in
+//! [`write`].
+
+mod fields;
+mod write;
 
 use std::mem::MaybeUninit;
 
 use http::StatusCode;
 use httparse::Header;
 use routing::limits::MOST_HEADERS;
-use routing::rules::{self, Decision};
+use routing::rules;
 
-use crate::h1::text::{self, elements, field};
+use self::fields::{Seen, option};
 
 /// Room for the fields of one head: as many as its length are allowed.
 pub type Room<'b> = [MaybeUninit<Header<'b>>];
@@ -196,94 +202,6 @@ fn judge<'h, 'b>(
     })
 }
 
-fn option(connection: &[u8], name: &[u8]) -> bool {
-    elements(connection).any(|element| element.eq_ignore_ascii_case(name))
-}
-
-/// The fields that mean something to a proxy.
-#[derive(Debug, Default)]
-struct Seen<'b> {
-    host: Option<&'b [u8]>,
-    length: Option<&'b [u8]>,
-    coding: Option<&'b [u8]>,
-    connection: &'b [u8],
-    connections: usize,
-    websocket: bool,
-    expects_continue: bool,
-    trailers: bool,
-}
-
-impl<'b> Seen<'b> {
-    fn header(&mut self, bytes: &[u8], header: &Header<'b>) -> Result<(), Reject> {
-        let value = header.value;
-        match Name::of(header.name) {
-            Name::Host => once(&mut self.host, value, "request has two Hosts"),
-            Name::ContentLength => once(&mut self.length, value, "request has two Content-Lengths"),
-            Name::TransferEncoding => {
-                // Other white space than SP before a value is where parsers part ways.
-                if has_tab(bytes, header) {
-                    return Err(bad("Transfer-Encoding is not valid"));
-                }
-                once(&mut self.coding, value, "request has two Transfer-Encodings")
-            }
-            Name::Connection => {
-                self.connections += 1;
-                // Of several, the options of each count; a second one is rare enough to look only for `close` in it.
-                if self.connections == 1 || option(value, b"close") {
-                    self.connection = value;
-                }
-                Ok(())
-            }
-            Name::Upgrade => {
-                self.websocket = value.eq_ignore_ascii_case(b"websocket");
-                Ok(())
-            }
-            Name::Expect if value.eq_ignore_ascii_case(b"100-continue") => {
-                self.expects_continue = true;
-                Ok(())
-            }
-            Name::Expect => Err(Reject { status: StatusCode::EXPECTATION_FAILED, reason: "expectation is not known" }),
-            Name::Te => {
-                self.trailers |= option(value, b"trailers");
-                Ok(())
-            }
-            Name::KeepAlive | Name::ProxyConnection | Name::ProxyAuthorization => Ok(()),
-            Name::ForwardedFor | Name::ForwardedProto | Name::Protected | Name::Other => Ok(()),
-        }
-    }
-
-    fn framing(&self, http10: bool) -> Result<Framing, Reject> {
-        match (self.coding, self.length) {
-            (Some(_), Some(_)) => Err(bad("request has both Transfer-Encoding and Content-Length")),
-            (Some(_), None) if http10 => Err(bad("HTTP/1.0 has no Transfer-Encoding")),
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-            (Some(_), None) => {
-                Err(Reject { status: StatusCode::NOT_IMPLEMENTED, reason: "only the transfer coding chunked is known" })
-            }
-            (None, Some(length)) => match text::content_length(length) {
-                Some(0) => Ok(Framing::None),
-                Some(length) => Ok(Framing::Length(length)),
-                None => Err(bad("Content-Length is not valid")),
-            },
-            (None, None) => Ok(Framing::None),
-        }
-    }
-}
-
-fn once<'b>(slot: &mut Option<&'b [u8]>, value: &'b [u8], twice: &'static str) -> Result<(), Reject> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(bad(twice)),
-    }
-}
-
-/// `httparse` trims SP and HTAB around values; the line as sent still has them. Name and value are slices of `bytes`.
-fn has_tab(bytes: &[u8], header: &Header<'_>) -> bool {
-    let start = header.name.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
-    let line = bytes.get(start..).unwrap_or_default();
-    line.iter().take_while(|byte| **byte != b'\r').any(|byte| *byte == b'\t')
-}
-
 /// Path and query, and the authority if the target has one.
 fn split_target<'b>(method: &str, target: &'b str) -> Result<(&'b str, Option<&'b str>), Reject> {
     const INVALID: Reject = bad("request target is not valid");
@@ -316,50 +234,6 @@ fn valid_authority(authority: &[u8]) -> bool {
     !authority.is_empty() && authority.iter().all(valid)
 }
 
-/// Fields by what a proxy does with them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    Host,
-    ContentLength,
-    TransferEncoding,
-    Connection,
-    Upgrade,
-    Expect,
-    Te,
-    KeepAlive,
-    ProxyConnection,
-    ProxyAuthorization,
-    ForwardedFor,
-    ForwardedProto,
-    /// Passed on, whatever `Connection` says.
-    Protected,
-    Other,
-}
-
-impl Name {
-    fn of(name: &str) -> Self {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        // By length first: most fields are told apart without looking at their letters.
-        match name.len() {
-            2 if is("te") => Self::Te,
-            4 if is("host") => Self::Host,
-            6 if is("expect") => Self::Expect,
-            6 if is("cookie") => Self::Protected,
-            7 if is("upgrade") => Self::Upgrade,
-            10 if is("connection") => Self::Connection,
-            10 if is("keep-alive") => Self::KeepAlive,
-            13 if is("authorization") => Self::Protected,
-            14 if is("content-length") => Self::ContentLength,
-            15 if is("x-forwarded-for") => Self::ForwardedFor,
-            16 if is("proxy-connection") => Self::ProxyConnection,
-            17 if is("transfer-encoding") => Self::TransferEncoding,
-            17 if is("x-forwarded-proto") => Self::ForwardedProto,
-            19 if is("proxy-authorization") => Self::ProxyAuthorization,
-            _ => Self::Other,
-        }
-    }
-}
-
 impl rules::Fields for Head<'_, '_> {
     fn visit<'f>(&'f self, name: &str, see: &mut dyn FnMut(&'f [u8])) {
         for header in self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name)) {
@@ -375,84 +249,6 @@ impl Head<'_, '_> {
         // An authority is ASCII, or the head was refused.
         let authority = std::str::from_utf8(self.authority).unwrap_or_default();
         rules::Head::new(self.method, authority, self.target, self)
-    }
-
-    /// Appends the head as the endpoint gets it: origin form, one `Host`, nothing that was meant for this hop (RFC 9110
-    /// §7.6.1), framing in our own words, the client's address added. What a rule changes comes last: its field names are
-    /// none of those, so it cannot change how the message is read.
-    pub fn write(&self, client: &str, decision: Option<&Decision>, out: &mut Vec<u8>) {
-        let target = decision.and_then(|decision| decision.target.as_deref()).unwrap_or(self.target);
-        out.extend_from_slice(self.method.as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(target.as_bytes());
-        out.extend_from_slice(b" HTTP/1.1\r\n");
-        field(out, b"host", decision.and_then(Decision::hostname).map_or(self.authority, str::as_bytes));
-        let edits = decision.map(|decision| &decision.rule.request_headers);
-        let dropped = |name: &str| edits.is_some_and(|edits| edits.drops(name));
-        let mut forwarded_proto = dropped("x-forwarded-proto");
-        for header in self.headers {
-            match Name::of(header.name) {
-                Name::Host | Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Upgrade => {}
-                Name::Expect | Name::Te | Name::KeepAlive | Name::ProxyConnection | Name::ProxyAuthorization => {}
-                Name::ForwardedFor => {}
-                Name::ForwardedProto | Name::Protected | Name::Other if dropped(header.name) => {}
-                Name::ForwardedProto => {
-                    forwarded_proto = true;
-                    field(out, header.name.as_bytes(), header.value);
-                }
-                Name::Protected => field(out, header.name.as_bytes(), header.value),
-                Name::Other if self.named(header) => {}
-                Name::Other => field(out, header.name.as_bytes(), header.value),
-            }
-        }
-        self.write_own(client, forwarded_proto, out);
-        for (name, value) in edits.into_iter().flat_map(rules::FieldEdits::written) {
-            field(out, name.as_str().as_bytes(), value.as_bytes());
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-
-    fn named(&self, header: &Header<'_>) -> bool {
-        if !self.several_connections {
-            return !self.connection.is_empty() && text::named_by(self.connection, header);
-        }
-        let mut connections = self.headers.iter().filter(|other| Name::of(other.name) == Name::Connection);
-        connections.any(|connection| text::named_by(connection.value, header))
-    }
-
-    fn write_own(&self, client: &str, forwarded_proto: bool, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"x-forwarded-for: ");
-        for header in self.headers.iter().filter(|header| Name::of(header.name) == Name::ForwardedFor) {
-            out.extend_from_slice(header.value);
-            out.extend_from_slice(b", ");
-        }
-        out.extend_from_slice(client.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        if !forwarded_proto {
-            out.extend_from_slice(b"x-forwarded-proto: http\r\n");
-        }
-        if self.trailers {
-            out.extend_from_slice(b"te: trailers\r\n");
-        }
-        if self.facts.websocket {
-            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
-        }
-        if self.facts.expects_continue {
-            out.extend_from_slice(b"expect: 100-continue\r\n");
-        }
-        match self.facts.framing {
-            Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-            Framing::Length(length) => {
-                out.extend_from_slice(b"content-length: ");
-                text::number(out, length);
-                out.extend_from_slice(b"\r\n");
-            }
-            // An empty POST says so, or some servers wait for its body.
-            Framing::None if matches!(self.method, "POST" | "PUT" | "PATCH") => {
-                out.extend_from_slice(b"content-length: 0\r\n");
-            }
-            Framing::None => {}
-        }
     }
 }
 
