@@ -42,6 +42,8 @@ pub struct Message {
     pub canary_revision: Option<String>,
     /// Weight of the canary in percent.
     pub weight_percent: i32,
+    /// That is a share of those who match only.
+    pub of_audience: bool,
     /// `2/4`, or empty.
     pub step: String,
     /// One sentence: why.
@@ -80,6 +82,10 @@ pub enum Kind {
     Started,
     /// A release began anew with a newer template.
     Restarted,
+    /// Copies of requests go to the canary.
+    CopiesBegan,
+    /// No more copies do.
+    CopiesEnded,
     /// The canary's weight was raised.
     Weight,
     /// The release holds.
@@ -103,9 +109,14 @@ impl Kind {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::Initialized | Self::Started | Self::Restarted | Self::Weight | Self::Promoted | Self::Reverted => {
-                Severity::Info
-            }
+            Self::Initialized
+            | Self::Started
+            | Self::Restarted
+            | Self::CopiesBegan
+            | Self::CopiesEnded
+            | Self::Weight
+            | Self::Promoted
+            | Self::Reverted => Severity::Info,
             Self::Held | Self::CheckFailed | Self::Waiting | Self::Notice => Severity::Warn,
             Self::RolledBack => Severity::Error,
         }
@@ -118,6 +129,8 @@ impl fmt::Display for Kind {
             Self::Initialized => "initialized",
             Self::Started => "release started",
             Self::Restarted => "release started over",
+            Self::CopiesBegan => "copies began",
+            Self::CopiesEnded => "copies ended",
             Self::Weight => "weight raised",
             Self::Held => "release on hold",
             Self::CheckFailed => "check failed",

@@ -178,7 +178,10 @@ fn tell(context: &Context, world: &World, before: &State, decision: &rollout::De
             rollout::Happening::Reverted => context.metrics.release("reverted"),
             rollout::Happening::Initialized
             | rollout::Happening::Started { .. }
+            | rollout::Happening::CopiesBegan(_)
+            | rollout::Happening::CopiesEnded(_)
             | rollout::Happening::Weight(_)
+            | rollout::Happening::Everybody
             | rollout::Happening::Held(_)
             | rollout::Happening::Shown { .. }
             | rollout::Happening::CheckFailed { .. } => {}

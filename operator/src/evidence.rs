@@ -41,7 +41,11 @@ impl Evidence {
         match happening {
             // Some counters after the last weight that was judged.
             Happening::Promoted => both(),
-            Happening::RolledBack(Failure::MetricBreached(_)) | Happening::CheckFailed { .. } if fresh => {
+            Happening::RolledBack(Failure::MetricBreached(_))
+            | Happening::CheckFailed { .. }
+            | Happening::CopiesEnded(_)
+                if fresh =>
+            {
                 self.checked.clone()
             }
             Happening::RolledBack(Failure::Verdict(..)) | Happening::Shown { .. } if fresh => self.counted.clone(),
@@ -49,12 +53,15 @@ impl Evidence {
             Happening::RolledBack(_)
             | Happening::CheckFailed { .. }
             | Happening::Shown { .. }
+            | Happening::CopiesEnded(_)
             | Happening::Weight(_)
             | Happening::Held(_)
             // Nothing was judged yet, or any more.
             | Happening::Initialized
             | Happening::Started { .. }
             | Happening::Restarted { .. }
+            | Happening::CopiesBegan(_)
+            | Happening::Everybody
             | Happening::Reverted => Vec::new(),
         }
     }

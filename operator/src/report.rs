@@ -6,7 +6,7 @@ use kube::{
     Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use rollout::{Happening, State};
+use rollout::{CopiesEnd, Happening, State};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -126,9 +126,25 @@ impl Told {
                 "ReleaseRestarted",
                 format!("the pod template changed again: release of revision {canary} begins"),
             ),
+            Happening::CopiesBegan(percent) => told(
+                Kind::CopiesBegan,
+                "CopiesBegan",
+                format!(
+                    "{percent} % of the stable version's requests are copied to revision {}; no client gets its answers",
+                    tested(state)
+                ),
+            ),
+            Happening::CopiesEnded(end) => told(Kind::CopiesEnded, "CopiesEnded", copies_ended(*end).to_owned()),
             Happening::Weight(weight) => {
-                told(Kind::Weight, "WeightChanged", format!("weight {weight} % of step {}", rollout::step_label(state)))
+                let of_whom = if state.audience.is_some() { " of the requests that match" } else { "" };
+                let step = rollout::step_label(state);
+                told(Kind::Weight, "WeightChanged", format!("weight {weight} %{of_whom}, step {step}"))
             }
+            Happening::Everybody => told(
+                Kind::Weight,
+                "WeightChanged",
+                format!("everybody sees revision {} now, not only those who match", tested(state)),
+            ),
             Happening::Held(reason) => told(Kind::Held, reason.code(), reason.to_string()),
             Happening::CheckFailed { failure, failed_checks } => {
                 told(Kind::CheckFailed, failure.code(), format!("{failure} (failed check {failed_checks})"))
@@ -159,6 +175,16 @@ impl Told {
     }
 }
 
+const fn copies_ended(end: CopiesEnd) -> &'static str {
+    match end {
+        CopiesEnd::Passed => "the copies of requests passed their checks; the first weight follows",
+        CopiesEnd::NotAskedFor => {
+            "analysis.mirror was taken out: no more requests are copied, and the first weight follows"
+        }
+        CopiesEnd::Overruled => "no more requests are copied: the version is promoted unjudged, as was asked for",
+    }
+}
+
 fn tested(state: &State) -> &str {
     state.canary.as_ref().map_or("unknown", |canary| canary.0.as_str())
 }
@@ -176,6 +202,7 @@ fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Messa
         stable_revision: state.stable.as_ref().map(ToString::to_string),
         canary_revision: state.canary.as_ref().map(ToString::to_string),
         weight_percent: i32::try_from(state.weight).unwrap_or(i32::MAX),
+        of_audience: state.audience.is_some(),
         step: rollout::step_label(state),
         reason: told.why.clone(),
         facts: facts.to_vec(),
@@ -185,7 +212,7 @@ fn message(canary: &Canary, state: &State, told: &Told, facts: &[Fact]) -> Messa
 #[cfg(test)]
 mod tests {
     use rollout::{
-        Failure,
+        Audience, Failure, Revision,
         verdict::{Cause, Lane},
     };
 
@@ -198,13 +225,50 @@ mod tests {
         let told = Told::of(&State::default(), &Happening::RolledBack(failure));
         assert_eq!((told.reason, &told.why), ("ErrorRateWorse", &sentence));
         assert!(told.note.ends_with(&sentence), "{}", told.note);
-        let canary = Canary::new(
-            "web",
-            serde_json::from_str(
-                "{\"targetRef\":{\"kind\":\"Deployment\",\"name\":\"web\"},\"service\":{\"port\":80}}",
-            )
-            .expect("a spec"),
+        assert_eq!(message(&mk_canary(), &State::default(), &told, &[]).reason, sentence);
+    }
+
+    fn mk_canary() -> Canary {
+        let spec =
+            serde_json::json!({ "targetRef": { "kind": "Deployment", "name": "web" }, "service": { "port": 80 } });
+        Canary::new("web", serde_json::from_value(spec).expect("a spec"))
+    }
+
+    #[test]
+    fn a_weight_says_whose_it_is() {
+        let everybodys = State {
+            phase: rollout::Phase::Progressing,
+            canary: Some(Revision("5d9f".to_owned())),
+            steps: vec![20, 50],
+            weight: 20,
+            ..State::default()
+        };
+        let audience = Some(Audience { matches: "[]".to_owned(), iterations: None });
+        let audiences = State { audience, ..everybodys.clone() };
+        let note = |state: &State, happening| Told::of(state, &happening).note;
+        assert_eq!(note(&everybodys, Happening::Weight(20)), "weight 20 %, step 1/2");
+        assert_eq!(note(&audiences, Happening::Weight(20)), "weight 20 % of the requests that match, step 1/2 match");
+        assert_eq!(
+            note(&everybodys, Happening::Everybody),
+            "everybody sees revision 5d9f now, not only those who match"
         );
-        assert_eq!(message(&canary, &State::default(), &told, &[]).reason, sentence);
+        let told = Told::of(&audiences, &Happening::Weight(20));
+        assert!(message(&mk_canary(), &audiences, &told, &[]).of_audience);
+    }
+
+    #[test]
+    fn copies_are_told_as_they_begin_and_as_they_end() {
+        let state = State { canary: Some(Revision("5d9f".to_owned())), ..State::default() };
+        let told = |happening| {
+            let Told { reason, note, .. } = Told::of(&state, &happening);
+            format!("{reason}: {note}")
+        };
+        assert_eq!(
+            told(Happening::CopiesBegan(20)),
+            "CopiesBegan: 20 % of the stable version's requests are copied to revision 5d9f; no client gets its answers"
+        );
+        for end in [CopiesEnd::Passed, CopiesEnd::NotAskedFor, CopiesEnd::Overruled] {
+            assert!(told(Happening::CopiesEnded(end)).starts_with("CopiesEnded: "), "{end:?}");
+        }
     }
 }

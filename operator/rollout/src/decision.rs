@@ -70,6 +70,17 @@ pub enum PrimarySelector {
     Narrow,
 }
 
+/// Why no more copies are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopiesEnd {
+    /// Their checks passed.
+    Passed,
+    /// The spec asks for none any more.
+    NotAskedFor,
+    /// The release is to be promoted unjudged.
+    Overruled,
+}
+
 /// What people want to know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Happening {
@@ -85,8 +96,14 @@ pub enum Happening {
         /// The newer revision.
         canary: Revision,
     },
-    /// A new weight was written.
+    /// Copies of requests go to the canary from here on: so many percent of stable's.
+    CopiesBegan(u32),
+    /// No more copies are made, and the release goes on.
+    CopiesEnded(CopiesEnd),
+    /// A new weight was written; of an audience's requests, if there is one.
     Weight(u32),
+    /// The audience was lifted: everybody's requests go to the canary.
+    Everybody,
     /// The release holds, or the Canary waits, for a new reason.
     Held(Reason),
     /// A check failed, short of the threshold.

@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    decision::{CanaryPods, Decision, Desired, Happening, Hold, PrimarySelector},
+    decision::{CanaryPods, CopiesEnd, Decision, Desired, Happening, Hold, PrimarySelector},
     observation::{CanarySet, Check, Judgement, Native, Observation, Paused, Setup, Target, TargetView},
     plan::Plan,
     reason::{self, Failure, Reason},
@@ -302,6 +302,9 @@ fn progressing(
     }
     let mut next = state.clone();
     if plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary) {
+        if state.mirror.is_copying() {
+            happenings.push(Happening::CopiesEnded(CopiesEnd::Overruled));
+        }
         return State { phase: Phase::Promoting, mirror: Mirror::Off, reason: Reason::HandingOver, ..next };
     }
     let weight = state.step_weight();
@@ -313,17 +316,24 @@ fn progressing(
     match state.mirror {
         // Nobody asks for copies any more.
         Mirror::Due(percent) | Mirror::Copying(percent) if plan.mirror_percent == 0 => {
+            if state.mirror.is_copying() {
+                happenings.push(Happening::CopiesEnded(CopiesEnd::NotAskedFor));
+            }
             next.mirror = Mirror::Over(percent);
             return next;
         }
         Mirror::Due(percent) => {
             if may_begin(&mut next, &supply, hold, &seen.setup) {
                 next.mirror = Mirror::Copying(percent);
+                happenings.push(Happening::CopiesBegan(percent));
             }
             return next;
         }
         Mirror::Off | Mirror::Over(_) if state.weight != weight => {
-            raise(&mut next, weight, &supply, hold, &seen.setup, happenings);
+            if may_begin(&mut next, &supply, hold, &seen.setup) {
+                next.weight = weight;
+                happenings.push(Happening::Weight(weight));
+            }
             return next;
         }
         Mirror::Off | Mirror::Over(_) | Mirror::Copying(_) => {}
@@ -350,24 +360,8 @@ const fn judging(state: &State) -> Reason {
     if state.mirror.is_copying() { Reason::Mirroring } else { Reason::Judging }
 }
 
-/// The canary gets pods before it gets weight. Whether it has got it.
-fn raise(
-    next: &mut State,
-    weight: u32,
-    supply: &Supply,
-    hold: Option<Reason>,
-    setup: &Setup,
-    happenings: &mut Vec<Happening>,
-) -> bool {
-    let begins = may_begin(next, supply, hold, setup);
-    if begins {
-        next.weight = weight;
-        happenings.push(Happening::Weight(weight));
-    }
-    begins
-}
-
-/// Whether other traffic may be given to the canary now; then the clocks start anew, else the reason says what is awaited.
+/// Whether other traffic may be given to the canary now: it gets pods before it gets weight. If so the clocks start anew, else
+/// the reason says what is awaited.
 fn may_begin(next: &mut State, supply: &Supply, hold: Option<Reason>, setup: &Setup) -> bool {
     let wait = match setup {
         _ if hold.is_some() => hold,
@@ -407,10 +401,15 @@ fn stopped(
 /// promoted unjudged get it.
 fn condemned(plan: &Plan, state: &State, seen: &Observation) -> Option<Failure> {
     let unjudged = plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary);
-    match &seen.judgement {
-        Judgement::Condemned(failure) if state.weight > 0 && !unjudged => Some(failure.clone()),
+    match judgement(state, seen) {
+        Judgement::Condemned(failure) if !unjudged => Some(failure.clone()),
         Judgement::Condemned(_) | Judgement::NotAsked | Judgement::Fine(..) | Judgement::Open(_) => None,
     }
+}
+
+/// The verdict speaks of weights; of copies it knows nothing.
+const fn judgement<'a>(state: &State, seen: &'a Observation) -> &'a Judgement {
+    if state.weight == 0 { &Judgement::NotAsked } else { &seen.judgement }
 }
 
 fn judge(
@@ -429,7 +428,7 @@ fn judge(
         Check::Passed => {
             // Enough have passed and the verdict is open: one more is nothing to write down, and the next one is due
             // whenever the verdict may have changed.
-            let waits = next.passed_checks >= enough && matches!(seen.judgement, Judgement::Open(_));
+            let waits = next.passed_checks >= enough && matches!(judgement(&next, seen), Judgement::Open(_));
             if !waits {
                 next.last_check = Some(now);
             }
@@ -453,10 +452,10 @@ fn judge(
     } else if let Some(open) = open(seen, &next) {
         next.reason = open;
     } else if seen.check == Check::Passed && next.passed_checks >= enough {
-        if let Judgement::Fine(ground, sentence) = &seen.judgement {
+        if let Judgement::Fine(ground, sentence) = judgement(&next, seen) {
             happenings.push(Happening::Shown { ground: *ground, sentence: sentence.clone() });
         }
-        return next_step(next);
+        return next_step(next, happenings);
     } else if is_released_hold(&next.reason) {
         next.reason = judging(&next);
     }
@@ -465,7 +464,7 @@ fn judge(
 
 /// What the verdict waits for, unless the metrics lack their evidence already.
 fn open(seen: &Observation, next: &State) -> Option<Reason> {
-    match (&seen.judgement, &next.reason) {
+    match (judgement(next, seen), &next.reason) {
         (Judgement::Open(_), Reason::NoEvidence(_)) => Some(next.reason.clone()),
         (Judgement::Open(reason), _) => Some(reason.clone()),
         (Judgement::NotAsked | Judgement::Fine(..) | Judgement::Condemned(_), _) => None,
@@ -494,11 +493,12 @@ const fn is_released_hold(reason: &Reason) -> bool {
     )
 }
 
-fn next_step(mut next: State) -> State {
+fn next_step(mut next: State, happenings: &mut Vec<Happening>) -> State {
     next.passed_checks = 0;
     next.last_check = None;
     if let Mirror::Copying(percent) = next.mirror {
         next.mirror = Mirror::Over(percent);
+        happenings.push(Happening::CopiesEnded(CopiesEnd::Passed));
         return next;
     }
     next.step += 1;
@@ -537,8 +537,10 @@ fn promoting(
     }
     let hold = held_by_people(state, seen, target);
     if state.weight != FULL_WEIGHT || state.audience.is_some() {
-        if raise(&mut next, FULL_WEIGHT, &supply, hold, &seen.setup, happenings) {
-            next.audience = None;
+        if may_begin(&mut next, &supply, hold, &seen.setup) {
+            next.weight = FULL_WEIGHT;
+            let audience = next.audience.take();
+            happenings.push(if audience.is_some() { Happening::Everybody } else { Happening::Weight(FULL_WEIGHT) });
         }
         return next;
     }

@@ -22,6 +22,7 @@ pub(super) fn mk_message(counter: i64) -> Message {
         stable_revision: Some("7c4b".to_owned()),
         canary_revision: Some("5d9f".to_owned()),
         weight_percent: 25,
+        of_audience: false,
         step: "2/4".to_owned(),
         reason: "success rate 94.80 % is below 99 %".to_owned(),
         facts: Vec::new(),
