@@ -108,18 +108,23 @@ impl Target {
 }
 
 fn push(archive: &Path, name: &str) -> Result<()> {
-    let tool = ["docker", "podman"].into_iter().find(|tool| on_path(tool).is_some());
-    let Some(tool) = tool else {
-        bail!("pushing to a registry takes docker or podman: install one, for example with `apt-get install podman`");
-    };
+    let tool = pusher(|tool| Command::new(tool).arg("info").output().is_ok_and(|said| said.status.success()))?;
     run(Command::new(tool).args(["load", "--input"]).arg(archive))?;
     run(Command::new(tool).args(["push", name]))
+}
+
+/// The first of the tools that `works`: docker's client is of no use without its daemon.
+fn pusher(works: impl Fn(&str) -> bool) -> Result<&'static str> {
+    ["docker", "podman"].into_iter().find(|tool| works(tool)).context(
+        "pushing to a registry takes podman, or docker with its daemon: `docker info` and `podman info` both fail; \
+         `apt-get install podman` brings the one",
+    )
 }
 
 /// When set, the Sluice that is installed is taken as it is: for those who work on stories and demo.
 const INSTALLED: &str = "SLUICE_INSTALLED";
 
-/// [`load_images`], then [`install_chart`].
+/// Brings the images, then does as [`install_chart`].
 ///
 /// # Errors
 /// As those.
@@ -127,27 +132,51 @@ pub fn bring(target: &Target, metrics_server: &str) -> Result<()> {
     if std::env::var_os(INSTALLED).is_some() {
         return Ok(());
     }
-    let operator = load_images(target)?;
-    install(target, metrics_server, Some(&operator))
+    let images = load_images(target)?;
+    install(target, metrics_server, &images)
 }
 
-/// Compiles the images and brings them to the cluster. Returns what tells the operator's from another one of its name.
-///
-/// # Errors
-/// When a build or a transport fails; the message says which.
-pub fn load_images(target: &Target) -> Result<String> {
+/// The images that a chart is installed with.
+struct Images {
+    operator: String,
+    proxy: String,
+    /// Of the operator's: pods that run another image of the same name are replaced.
+    digest: Option<String>,
+}
+
+impl Default for Images {
+    /// Those that were brought last.
+    fn default() -> Self {
+        Self { operator: TAG.to_owned(), proxy: TAG.to_owned(), digest: None }
+    }
+}
+
+/// Compiles the images and brings them to the cluster.
+fn load_images(target: &Target) -> Result<Images> {
     let operator = build_static("operator", "sluice-operator")?;
     let proxy = build_static("dataplane", "sluice-proxy")?;
     let app = build_static("sample-app", "sample-app")?;
-    let operator = Image::new(format!("{}:{TAG}", target.image(OPERATOR_IMAGE)), operator);
-    target.load(&operator)?;
-    target.load(&Image::new(format!("{}:{TAG}", target.image(PROXY_IMAGE)), proxy))?;
+    let (operator, digest) = load_tagged(target, OPERATOR_IMAGE, operator)?;
+    let (proxy, _) = load_tagged(target, PROXY_IMAGE, proxy)?;
     for (tag, environment) in VERSIONS {
         let image = Image::new(format!("{}:{tag}", target.image(IMAGE)), &app).with_env("VERSION", tag);
         let image = environment.iter().fold(image, |image, (name, value)| image.with_env(name, value));
         target.load(&image)?;
     }
-    operator.digest()
+    Ok(Images { operator, proxy, digest: Some(digest) })
+}
+
+/// Brings one image; returns its tag and its digest. From a registry a node pulls a tag once: there each content has its own.
+fn load_tagged(target: &Target, repository: &str, binary: PathBuf) -> Result<(String, String)> {
+    let mut image = Image::new("", binary);
+    let digest = image.digest()?;
+    let tag = match target {
+        Target::Foreign { delivery: Delivery::Registry(_), .. } => format!("{TAG}-{}", &digest[..12]),
+        Target::Local | Target::Foreign { .. } => TAG.to_owned(),
+    };
+    image.name = format!("{}:{tag}", target.image(repository));
+    target.load(&image)?;
+    Ok((tag, digest))
 }
 
 /// Installs or upgrades the chart and waits until the operator is ready.
@@ -155,14 +184,13 @@ pub fn load_images(target: &Target) -> Result<String> {
 /// # Errors
 /// When helm fails; the message is what it printed.
 pub fn install_chart(target: &Target, metrics_server: &str) -> Result<()> {
-    install(target, metrics_server, None)
+    install(target, metrics_server, &Images::default())
 }
 
-/// `operator` is its image's digest: pods that run another image of the same name are replaced.
-fn install(target: &Target, metrics_server: &str, operator: Option<&str>) -> Result<()> {
+fn install(target: &Target, metrics_server: &str, images: &Images) -> Result<()> {
     let chart = workspace().join("charts/sluice");
     let values = tempfile::Builder::new().suffix(".json").tempfile()?;
-    std::fs::write(values.path(), values_of(target, metrics_server, operator).to_string())?;
+    std::fs::write(values.path(), values_of(target, metrics_server, images).to_string())?;
     progress("installing the chart");
     run(helm(target)?
         .args(["upgrade", "--install", "sluice"])
@@ -189,12 +217,13 @@ fn helm(target: &Target) -> Result<Command> {
     Ok(target.command(&binaries::helm()?))
 }
 
-fn values_of(target: &Target, metrics_server: &str, operator: Option<&str>) -> Value {
-    let image = |repository: &str| json!({ "repository": target.image(repository), "tag": TAG });
-    let annotations = operator.map_or_else(|| json!({}), |digest| json!({ "sluice.dev/image-digest": digest }));
+fn values_of(target: &Target, metrics_server: &str, images: &Images) -> Value {
+    let image = |repository: &str, tag: &str| json!({ "repository": target.image(repository), "tag": tag });
+    let annotations =
+        images.digest.as_deref().map_or_else(|| json!({}), |digest| json!({ "sluice.dev/image-digest": digest }));
     json!({
-        "operator": { "image": image(OPERATOR_IMAGE), "podAnnotations": annotations },
-        "proxy": { "image": image(PROXY_IMAGE) },
+        "operator": { "image": image(OPERATOR_IMAGE, &images.operator), "podAnnotations": annotations },
+        "proxy": { "image": image(PROXY_IMAGE, &images.proxy) },
         "metricsServer": metrics_server,
         // As often as the local Prometheus scrapes; the demo brings one that does the same.
         "scrapeInterval": "1s",
@@ -238,6 +267,13 @@ mod tests {
         assert_eq!(delivery("k3d-dev", None).unwrap(), Delivery::K3d("dev".into()));
         assert!(delivery("prod", None).unwrap_err().to_string().contains("--registry"));
         assert_eq!(delivery("kind-dev", Some("r.io/x")).unwrap(), Delivery::Registry("r.io/x".into()));
+    }
+
+    #[test]
+    fn what_pushes_is_the_first_tool_that_works() {
+        assert_eq!(pusher(|_| true).unwrap(), "docker");
+        assert_eq!(pusher(|tool| tool == "podman").unwrap(), "podman");
+        assert!(pusher(|_| false).unwrap_err().to_string().contains("apt-get install podman"));
     }
 
     #[test]
