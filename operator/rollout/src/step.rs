@@ -316,11 +316,7 @@ fn progressing(
     match state.mirror {
         // Nobody asks for copies any more.
         Mirror::Due(percent) | Mirror::Copying(percent) if plan.mirror_percent == 0 => {
-            if state.mirror.is_copying() {
-                happenings.push(Happening::CopiesEnded(CopiesEnd::NotAskedFor));
-            }
-            next.mirror = Mirror::Over(percent);
-            return next;
+            return copies_over(next, percent, CopiesEnd::NotAskedFor, happenings);
         }
         Mirror::Due(percent) => {
             if may_begin(&mut next, &supply, hold, &seen.setup) {
@@ -412,6 +408,12 @@ const fn judgement<'a>(state: &State, seen: &'a Observation) -> &'a Judgement {
     if state.weight == 0 { &Judgement::NotAsked } else { &seen.judgement }
 }
 
+/// Checks that must pass before the step ends; an A/B test's iterations are of its audience, not of copies.
+fn checks_needed(plan: &Plan, state: &State) -> u32 {
+    let iterations = state.audience.as_ref().and_then(|audience| audience.iterations);
+    iterations.filter(|_| !state.mirror.is_copying()).unwrap_or(plan.step_checks)
+}
+
 fn judge(
     plan: &Plan,
     mut next: State,
@@ -421,7 +423,7 @@ fn judge(
     now: DateTime<Utc>,
     happenings: &mut Vec<Happening>,
 ) -> State {
-    let enough = next.audience.as_ref().and_then(|audience| audience.iterations).unwrap_or(plan.step_checks);
+    let enough = checks_needed(plan, &next);
     match &seen.check {
         Check::NotMade => {}
         Check::NoEvidence(reason) => next.reason = reason.clone(),
@@ -493,14 +495,23 @@ const fn is_released_hold(reason: &Reason) -> bool {
     )
 }
 
-fn next_step(mut next: State, happenings: &mut Vec<Happening>) -> State {
+/// The pods for `percent` of the requests stay; nothing else is left of the copies.
+fn copies_over(mut next: State, percent: u32, end: CopiesEnd, happenings: &mut Vec<Happening>) -> State {
+    if next.mirror.is_copying() {
+        happenings.push(Happening::CopiesEnded(end));
+    }
+    next.mirror = Mirror::Over(percent);
     next.passed_checks = 0;
     next.last_check = None;
+    next
+}
+
+fn next_step(mut next: State, happenings: &mut Vec<Happening>) -> State {
     if let Mirror::Copying(percent) = next.mirror {
-        next.mirror = Mirror::Over(percent);
-        happenings.push(Happening::CopiesEnded(CopiesEnd::Passed));
-        return next;
+        return copies_over(next, percent, CopiesEnd::Passed, happenings);
     }
+    next.passed_checks = 0;
+    next.last_check = None;
     next.step += 1;
     if next.step >= next.steps.len() {
         next.phase = Phase::Promoting;

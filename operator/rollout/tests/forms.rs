@@ -152,6 +152,18 @@ fn copies_are_judged_before_the_first_weight_and_keep_their_pods() {
 }
 
 #[test]
+fn iterations_are_of_the_audience_and_not_of_the_copies_before() {
+    let (mut world, plan) = (World::new(), Plan { mirror_percent: 60, step_checks: 1, ..ab(5) });
+    let checks = std::cell::Cell::new((0, 0));
+    world.run(&plan, |state| {
+        let (copies, shown) = checks.get();
+        checks.set(if state.mirror.is_copying() { (copies + 1, shown) } else { (copies, shown + 1) });
+        Check::Passed
+    });
+    assert_eq!((world.state.phase, checks.get()), (Phase::Succeeded, (1, 5)));
+}
+
+#[test]
 fn a_version_that_fails_on_copies_is_never_given_weight() {
     let mut world = World::new();
     let seen = world.run(&weighted(100), |_| Check::Failed(breach()));

@@ -3,7 +3,7 @@
 //! Time is folded: every timestamp of a state is either "now" or "long ago", and each state is met at both ages; counters
 //! are folded to 0 after the edge was checked. That leaves a finite graph, which is walked whole; of two states that
 //! differ only in which of X and Y is which, one is walked, and that the other does the same is looked at on a part of the
-//! edges.
+//! edges. A release with copies and an audience is walked from where it differs from a plain one to where it no longer does.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use chrono::{DateTime, TimeDelta, Utc};
 use rollout::verdict::{Advance, Cause, Lane, Wait};
 use rollout::{
-    CanaryPods, CanarySet, Check, Decision, Failure, Happening, Hold, Judgement, Native, Observation, Paused, Phase,
-    Plan, Reason, Revision, Route, Setup, State, Target, TargetView, Template, Verbs, canary_size, check_due_in, step,
+    Audience, CanaryPods, CanarySet, Check, CopiesEnd, Decision, Failure, Happening, Hold, Judgement, Mirror, Native,
+    Observation, Paused, Phase, Plan, Reason, Revision, Route, Setup, State, Target, TargetView, Template, Verbs,
+    canary_size, check_due_in, step,
 };
 
 const REPLICAS: u32 = 4;
@@ -46,6 +47,17 @@ fn plan() -> Plan {
         skip_analysis: false,
         suspended: false,
     }
+}
+
+/// What is copied in [`formed`].
+const COPIED: u32 = 50;
+/// Checks of the A/B test in [`formed`].
+const ITERATIONS: u32 = 2;
+
+/// Copies first, then an A/B test.
+fn formed() -> Plan {
+    let audience = Some(Audience { matches: "testers".to_owned(), iterations: Some(ITERATIONS) });
+    Plan { steps: vec![100], mirror_percent: COPIED, audience, ..plan() }
 }
 
 /// Targets that the API server can show, of template S (stable at first), X or Y.
@@ -182,6 +194,17 @@ fn scenes(due: bool) -> Vec<Scene> {
     all
 }
 
+/// Those that differ for a release under way: it reads neither what else has pods nor who is behind the stable Service.
+fn narrow(due: bool) -> Vec<Scene> {
+    let usual = |view: &TargetView| {
+        let resting = view.other_pods == 0 && view.native == Native::Settled(rev("S"));
+        resting || view.template.restart_only || view.replicas == 0
+    };
+    let differs = |seen: &Observation| seen.route.stable_endpoints == 0 && view(seen).is_none_or(usual);
+    let elsewhere = |seen: &Observation| view(seen).is_some_and(|view| view.uid == "two");
+    scenes(due).into_iter().filter(|scene| differs(&scene.silent[0]) || elsewhere(&scene.silent[0])).collect()
+}
+
 /// All of them, whether or not a check is due.
 fn observations() -> Vec<Observation> {
     let all = [scenes(false), scenes(true)].into_iter().flatten();
@@ -284,10 +307,16 @@ impl World {
 /// Of so many scenes of a state one is met in the mirror, too.
 const MIRRORED: usize = 512;
 
-/// Walks the whole graph, two states at a time; returns a representative of each state and the number of their edges.
-fn walk(world: &World) -> (HashSet<State>, u64) {
-    let mut known = HashSet::from([State::default()]);
-    let mut layer = vec![State::default()];
+/// What a walk has seen: a representative of each state, and the number of their edges.
+struct Walked {
+    states: HashSet<State>,
+    edges: u64,
+}
+
+/// Walks the whole graph from `first` on, two states at a time, as far as the states are to be left.
+fn walk(world: &World, first: State, is_left: impl Fn(&State) -> bool) -> Walked {
+    let mut known = HashSet::from([first.clone()]);
+    let mut layer = vec![first];
     let mut edges = 0;
     while !layer.is_empty() {
         assert!(known.len() < 20_000, "the graph is not finite: {:?}", layer[0]);
@@ -304,9 +333,10 @@ fn walk(world: &World) -> (HashSet<State>, u64) {
         });
         edges += left.iter().map(|(_, edges)| edges).sum::<u64>();
         let next = left.iter().flat_map(|(next, _)| next).flat_map(|next| [false, true].map(|age| folded(next, age)));
-        layer = next.map(representative).filter(|state| known.insert(state.clone())).collect();
+        let new = next.map(representative).filter(|state| known.insert(state.clone()));
+        layer = new.filter(|state| is_left(state)).collect();
     }
-    (known, edges)
+    Walked { states: known, edges }
 }
 
 /// The edges of one state lead to a few others, most of them to the one before.
@@ -333,6 +363,8 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     let next = &decision.state;
     let told = || format!("\nfrom {state:?}\nsaw  {seen:?}\nto   {decision:?}");
 
+    copies_are_promised(plan, state, seen, decision, &told);
+    an_audience_is_promised(state, seen, decision, &told);
     assert!(next.counter >= state.counter, "the counter fell{}", told());
     let moved = (next.phase, next.weight, next.step, &next.stable, &next.canary)
         != (state.phase, state.weight, state.step, &state.stable, &state.canary)
@@ -420,9 +452,113 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     assert!(!decision.requeue_after.is_zero(), "a busy loop{}", told());
 }
 
+/// docs/audience.md, "Mirroring".
+fn copies_are_promised(plan: &Plan, state: &State, seen: &Observation, decision: &Decision, told: &dyn Fn() -> String) {
+    let next = &decision.state;
+    let is_told = |happening| decision.happenings.contains(&happening);
+    let shown = |end| is_told(Happening::CopiesEnded(end));
+    if next.weight > 0 {
+        assert!(matches!(next.mirror, Mirror::Off | Mirror::Over(_)), "copies beside a weight{}", told());
+    }
+    if next.weight > state.weight {
+        assert!(matches!(state.mirror, Mirror::Off | Mirror::Over(_)), "copies end as the weight comes{}", told());
+    }
+    if next.step > state.step || (state.phase == Phase::Progressing && next.phase == Phase::Promoting) {
+        let word = plan.skip_analysis || seen.verbs.promote == state.canary;
+        assert!(state.weight > 0 || word, "copies counted as a step{}", told());
+    }
+    let begins = next.mirror.is_copying() && !state.mirror.is_copying();
+    assert_eq!(is_told(Happening::CopiesBegan(COPIED)), begins, "copies begin untold{}", told());
+    if begins {
+        let view = view(seen).expect("copies need a target");
+        let available = seen.canary.as_ref().map_or(0, |set| set.available);
+        assert!(available >= canary_size(view.replicas, COPIED), "copies before pods{}", told());
+        assert_eq!(
+            (seen.setup.clone(), next.weight, state.mirror),
+            (Setup::Ready, 0, Mirror::Due(COPIED)),
+            "{}",
+            told()
+        );
+    }
+    let goes_on = next.phase == Phase::Promoting || (next.phase == Phase::Progressing && next.canary == state.canary);
+    let ends = state.mirror.is_copying() && !next.mirror.is_copying();
+    let ends_told = decision.happenings.iter().any(|happening| matches!(happening, Happening::CopiesEnded(_)));
+    assert_eq!(ends_told, ends && goes_on, "copies end untold, or twice{}", told());
+    if ends && next.phase == Phase::Progressing && goes_on {
+        assert_eq!(next.mirror, Mirror::Over(COPIED), "the pods for the copies go{}", told());
+        let passed = seen.check == Check::Passed && state.passed_checks + 1 >= plan.step_checks;
+        let passed = passed && shown(CopiesEnd::Passed);
+        let unasked = plan.mirror_percent == 0 && shown(CopiesEnd::NotAskedFor);
+        assert!(passed || unasked, "copies end without evidence{}", told());
+        let counted = (next.weight, next.step, next.passed_checks, next.failed_checks);
+        assert_eq!(counted, (0, state.step, 0, state.failed_checks), "copies counted for a weight{}", told());
+    }
+    if state.mirror.is_copying() && next.phase == Phase::Failed {
+        let by_verdict = matches!(next.reason, Reason::RolledBack(Failure::Verdict(..)));
+        assert!(!by_verdict, "the verdict knows nothing of copies{}", told());
+    }
+}
+
+/// docs/audience.md, "A/B tests".
+fn an_audience_is_promised(state: &State, seen: &Observation, decision: &Decision, told: &dyn Fn() -> String) {
+    let next = &decision.state;
+    let Some(audience) = &state.audience else { return };
+    if next.step > state.step {
+        assert_eq!(
+            (state.weight, state.passed_checks + 1 >= ITERATIONS),
+            (100, true),
+            "an iteration was skipped{}",
+            told()
+        );
+    }
+    let adopted = next.phase == Phase::Finalising && seen.canary.as_ref().is_some_and(|set| set.adopted);
+    let lifted = next.audience.is_none() && next.weight > 0 && !adopted;
+    assert_eq!(decision.happenings.contains(&Happening::Everybody), lifted, "lifted untold{}", told());
+    if lifted {
+        let view = view(seen).expect("traffic needs a target");
+        let available = seen.canary.as_ref().map_or(0, |set| set.available);
+        assert!(available >= view.replicas, "everybody before pods{}", told());
+        let promoting = state.phase == Phase::Promoting && next.phase == Phase::Promoting;
+        assert!(promoting && next.weight == 100, "lifted while it is judged{}", told());
+        assert_eq!((next.effective_since, seen.setup.clone()), (None, Setup::Ready), "{}", told());
+    } else if next.phase == Phase::Progressing && next.canary == state.canary {
+        assert_eq!(next.audience.as_ref(), Some(audience), "{}", told());
+    }
+}
+
+#[test]
+fn promises_hold_on_every_edge_of_copies_and_ab_tests() {
+    let plan = formed();
+    let is_formed = |state: &State| state.mirror != Mirror::Off || state.audience.is_some();
+    // Of names it matters only which are the same, so one release stands for all.
+    let before = State {
+        phase: Phase::Initialized,
+        stable: Some(rev("S")),
+        target_uid: Some("one".to_owned()),
+        ..State::default()
+    };
+    let world = World { idle: narrow(false), due: narrow(true), plan: plan.clone() };
+    let is_left = |state: &State| *state == before || is_formed(state);
+    let Walked { states, edges } = walk(&world, before.clone(), is_left);
+    let own = || states.iter().filter(|state| is_formed(state));
+    println!("{} states, {} of them plain ones, {edges} edges", states.len(), states.len() - own().count());
+    for mirror in [Mirror::Due(COPIED), Mirror::Copying(COPIED), Mirror::Over(COPIED)] {
+        assert!(own().any(|state| state.mirror == mirror), "{mirror:?} was not reached");
+    }
+    for audience in [None, plan.audience.clone()] {
+        let at = |phase| states.iter().any(|state| state.phase == phase && state.audience == audience);
+        assert!(at(Phase::Promoting), "{audience:?} was not promoted");
+    }
+    // Where `mirror` is taken out of the spec.
+    let unasked = World { plan: Plan { mirror_percent: 0, ..plan }, ..world };
+    own().filter(|state| matches!(state.mirror, Mirror::Due(_) | Mirror::Copying(_))).for_each(|state| {
+        unasked.leave(state, 0);
+    });
+}
+
 #[test]
 fn promises_hold_on_every_edge() {
-    let (states, edges) = walk(&World::new(plan()));
+    let Walked { states, edges } = walk(&World::new(plan()), State::default(), |_| true);
     let whole: HashSet<State> = states.iter().flat_map(|state| [state.clone(), mirrored(state)]).collect();
     println!("{} states, {edges} edges; with their mirror images {} states", states.len(), whole.len());
     for phase in [
