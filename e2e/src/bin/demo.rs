@@ -268,3 +268,29 @@ async fn down(is_foreign: bool, registry: Option<&str>) -> Result<()> {
 fn seconds(since: Instant) -> String {
     format!("{:.0} s", since.elapsed().as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// As cargo does: the alias, what follows it, and what is the program's from the first `--` on.
+    fn parsed(line: &str) -> Result<Arguments, clap::Error> {
+        let config = include_str!("../../../.cargo/config.toml");
+        let alias = config.lines().find_map(|line| line.strip_prefix("demo = ")).unwrap().trim_matches('"');
+        let line = line.replacen("demo", alias, 1);
+        let words = line.split_whitespace().skip_while(|word| *word != "--").skip(1);
+        Arguments::try_parse_from(std::iter::once("demo").chain(words))
+    }
+
+    #[test]
+    fn what_the_messages_tell_to_type_is_understood() {
+        assert!(parsed("cargo demo").unwrap().verb.is_none());
+        assert!(matches!(parsed("cargo demo -- down").unwrap().verb, Some(Verb::Down)));
+        let with_registry = parsed("cargo demo -- --registry registry.example.org/team").unwrap();
+        assert_eq!(with_registry.registry.as_deref(), Some("registry.example.org/team"));
+        let kubectl = parsed("cargo demo -- kubectl get pods -A").unwrap().verb;
+        assert!(matches!(kubectl, Some(Verb::Kubectl { arguments }) if arguments == ["get", "pods", "-A"]));
+    }
+}
