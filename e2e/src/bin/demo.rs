@@ -17,6 +17,7 @@ use e2e::demo::stage::{APP, METRICS_SERVER, NAMESPACE, RPS, Stage, check_version
 use e2e::demo::{table, view};
 use e2e::install::{self, Target};
 use e2e::kubectl;
+use e2e::manifests::IMAGE;
 use kube::Client;
 
 /// The versions of the sample application that are good; the demo takes turns.
@@ -176,7 +177,7 @@ async fn epilogue(stage: &Stage, screen: &mut Screen, is_foreign: bool) -> Resul
         None => screen.paragraph("nothing about the rollback has arrived yet: see `cargo demo -- logs operator`", 4),
     }
     screen.heading("Look around, or stop");
-    for (command, what) in commands(is_foreign) {
+    for (command, what) in commands(is_foreign, &stage.target.image(IMAGE)) {
         screen.pair(&command, 78, what);
     }
     screen.say("");
@@ -196,14 +197,11 @@ async fn rollback_message(stage: &Stage) -> Result<Option<String>> {
     }
 }
 
-fn commands(is_foreign: bool) -> Vec<(String, &'static str)> {
+fn commands(is_foreign: bool, image: &str) -> Vec<(String, &'static str)> {
     let kubectl = if is_foreign { "kubectl" } else { "cargo demo -- kubectl" };
     vec![
         (format!("{kubectl} -n {NAMESPACE} get canaries -o wide --watch"), "follow releases"),
-        (
-            format!("{kubectl} -n {NAMESPACE} set image deploy/{APP} '*=sluice.dev/sample-app:v3'"),
-            "ship another version",
-        ),
+        (format!("{kubectl} -n {NAMESPACE} set image deploy/{APP} '*={image}:v3'"), "ship another version"),
         ("cargo demo -- status".to_owned(), "what runs"),
         ("cargo demo -- logs operator".to_owned(), "or proxy, load, …"),
         ("cargo demo -- down".to_owned(), "stop and remove everything"),
@@ -260,7 +258,8 @@ async fn down(is_foreign: bool, registry: Option<&str>) -> Result<()> {
     if !is_foreign {
         return tokio::task::spawn_blocking(cluster::down).await?;
     }
-    let (target, client) = foreign(registry).await?;
+    // Nothing is brought, so it does not matter where from.
+    let (target, client) = foreign(registry.or(Some(""))).await?;
     Stage::new(client, target.clone()).strike().await?;
     tokio::task::spawn_blocking(move || install::uninstall_chart(&target)).await?
 }

@@ -37,7 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub struct Stage {
     /// With the rights of the kubeconfig.
     pub client: Client,
-    target: Target,
+    /// Where it stands, and how images get there.
+    pub target: Target,
 }
 
 impl Stage {
