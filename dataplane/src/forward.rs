@@ -119,8 +119,8 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
-/// What is left to be removed of a head that crate `h2` has read: it refuses the fields of HTTP/1's connections, and any
-/// `TE` but `trailers` (RFC 9113 §8.2.2).
+/// What is left to be removed of a head that came over HTTP/2, which refuses the fields of HTTP/1's connections, and any `TE`
+/// but `trailers` (RFC 9113 §8.2.2).
 fn strip_http2(headers: &mut HeaderMap) {
     headers.remove(header::PROXY_AUTHENTICATE);
     headers.remove(header::PROXY_AUTHORIZATION);
@@ -148,7 +148,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Origin form and `Host` for HTTP/1.1, absolute form (from which hyper takes `:authority`) for HTTP/2. The authority of
+/// Origin form and `Host` for HTTP/1.1, absolute form (from which `:authority` is taken) for HTTP/2. The authority of
 /// the request line wins over `Host` (RFC 9112 §3.2.2).
 fn authority(parts: &mut Parts, to: Version) -> Result<(), ProxyError> {
     let mut hosts = parts.headers.get_all(header::HOST).into_iter();

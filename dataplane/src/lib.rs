@@ -11,7 +11,6 @@ pub mod admin;
 pub mod args;
 pub mod body;
 pub mod config;
-pub mod cork;
 pub mod error;
 pub mod exposition;
 pub mod forward;

@@ -20,16 +20,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::body::{self, ResponseBody};
-use crate::cork::Cork;
 use crate::forward::Client;
 use crate::h1::relay;
-use crate::http2;
+use crate::http2::{self, frame::PREFACE};
 use crate::proxy;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
 
-/// First bytes of HTTP/2 (RFC 9113 §3.4). `PRI` is no method of HTTP/1.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Time that a client has for the head of a request, idle time before it included: longer than the 90 s after which Go's
 /// clients close idle connections, so that they and not we close them.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,8 +44,7 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, mut stream: TcpStream, cl
     }
     // Boxed: a task is as large as the largest of what it may become, and most serve HTTP/1.1.
     if preface {
-        let cork = Cork::of_client(stream, start.into());
-        return Box::pin(http2::server::serve(worker, slot, cork, client)).await;
+        return Box::pin(http2::server::serve(worker, slot, stream, client)).await;
     }
     Box::pin(serve_http1(worker, slot, TokioIo::new(Rewound { start: start.into(), stream }), client)).await;
 }

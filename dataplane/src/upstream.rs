@@ -522,7 +522,7 @@ impl Upstream {
                     Rc::new(Streams { open: Cell::new(0), total: Cell::new(0), idle_since: Cell::new(Instant::now()) });
                 let counted = Rc::clone(&streams);
                 let busy = move || counted.open.get() > 0;
-                let sender = client::connect(self.connect().await?, busy).await.map_err(handshake)?;
+                let sender = client::connect(self.connect().await?, busy);
                 let shared = Shared { sender, streams };
                 if !self.retired.get() {
                     self.shared.borrow_mut().push(shared.clone());

@@ -7,20 +7,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap};
+use http::header::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::spawn_local;
 
+use super::frame::Reason;
+use super::head::content_length;
+use super::link::{Reader, Writer};
+use super::stream;
 use crate::body::{BodyError, RequestBody};
 
 /// What the other end sends.
 #[derive(Debug)]
 pub struct Receiving {
-    stream: RecvStream,
-    /// By `content-length`, less what came; crate `h2` resets a stream that does not keep to it.
+    stream: Reader,
+    /// By `content-length`, less what came; the connection resets a stream that does not keep to it.
     left: Option<u64>,
-    data_done: bool,
     /// What is still sent on the same stream, while this is received.
     sending: Option<Box<Sending<RequestBody>>>,
 }
@@ -28,16 +30,16 @@ pub struct Receiving {
 impl Receiving {
     /// What follows a head with `headers`; what is still to be sent on the stream is sent meanwhile.
     #[must_use]
-    pub fn new(headers: &HeaderMap, stream: RecvStream, sending: Option<Box<Sending<RequestBody>>>) -> Self {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let mut receiving = Self { stream, left: length, data_done: false, sending };
+    pub fn new(headers: &HeaderMap, stream: Reader, sending: Option<Box<Sending<RequestBody>>>) -> Self {
+        let mut receiving = Self { stream, left: content_length(headers).unwrap_or(None), sending };
         receiving.part();
         receiving
     }
 
     /// An answer may end before the request: the rest is sent all the same.
     fn part(&mut self) {
-        if self.stream.is_end_stream()
+        if self.sending.is_some()
+            && self.stream.drained()
             && let Some(mut sending) = self.sending.take()
         {
             spawn_local(async move { poll_fn(|context| sending.poll(context)).await });
@@ -50,31 +52,20 @@ impl Receiving {
         {
             self.sending = None;
         }
-        if !self.data_done {
-            match ready!(self.stream.poll_data(context)) {
-                Some(Ok(data)) => {
-                    // It is held no longer than it takes to send it on; an error is told by the next poll.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    self.part();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(broken(error)),
-                None => self.data_done = true,
-            }
-        }
-        let trailers = ready!(self.stream.poll_trailers(context));
+        let frame = ready!(self.stream.poll_frame(context));
         self.part();
-        Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(error) => broken(error),
+        Poll::Ready(match frame {
+            // A reset without an error ends the body early, and does not break it off (RFC 9113 §8.1).
+            None | Some(Err(stream::Error::Reset(Reason::NO_ERROR))) => None,
+            Some(Err(error)) => Some(Err(error.into())),
+            Some(Ok(frame)) => {
+                if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                Some(Ok(frame))
+            }
         })
     }
-}
-
-/// A reset without an error ends the body early, and does not break it off (RFC 9113 §8.1).
-fn broken(error: h2::Error) -> Option<Result<Frame<Bytes>, BodyError>> {
-    (error.reason() != Some(Reason::NO_ERROR)).then(|| Err(error.into()))
 }
 
 impl Body for Receiving {
@@ -86,7 +77,7 @@ impl Body for Receiving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.drained()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -98,7 +89,7 @@ impl Body for Receiving {
 #[derive(Debug)]
 pub struct Sending<B> {
     body: B,
-    stream: SendStream<Bytes>,
+    stream: Writer,
     /// Taken from the body; waits for the window.
     waiting: Option<Bytes>,
     begun: bool,
@@ -119,7 +110,7 @@ where
 {
     /// Nothing of `body` was sent yet.
     #[must_use]
-    pub fn new(body: B, stream: SendStream<Bytes>) -> Self {
+    pub fn new(body: B, stream: Writer) -> Self {
         Self { body, stream, waiting: None, begun: false }
     }
 
@@ -143,54 +134,32 @@ where
 
     fn pass(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            if let Some(data) = &self.waiting {
-                while !data.is_empty() && self.stream.capacity() == 0 {
-                    match ready!(self.stream.poll_capacity(context)) {
-                        Some(Ok(_)) => {}
-                        Some(Err(_)) | None => return Poll::Ready(Err(Broken::Peer)),
-                    }
-                }
-                let (data, end) = (data.clone(), self.body.is_end_stream());
+            if let Some(data) = &mut self.waiting {
+                let end = self.body.is_end_stream();
+                ready!(self.stream.poll_send(context, data, end)).map_err(|_| Broken::Peer)?;
                 self.waiting = None;
-                self.stream.send_data(data, end).map_err(|_| Broken::Peer)?;
                 if end {
                     return Poll::Ready(Ok(()));
                 }
             }
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => {
-                    if self.frame(frame)? {
-                        return Poll::Ready(Ok(()));
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.waiting = Some(data),
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            return Poll::Ready(self.stream.trailers(&trailers).map_err(|_| Broken::Peer));
+                        }
                     }
-                }
+                },
                 Some(Err(error)) => {
-                    self.stream.send_reset(reason(&*error.into()));
+                    self.stream.reset(reason(&*error.into()));
                     return Poll::Ready(Err(Broken::Body));
                 }
-                None => return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(|_| Broken::Peer)),
-            }
-        }
-    }
-
-    /// Takes a frame over; whether it was the last.
-    fn frame(&mut self, frame: Frame<Bytes>) -> Result<bool, Broken> {
-        match frame.into_data() {
-            Ok(data) => {
-                // One byte of the connection's window is claimed, and only with data in hand: a claim without data, or
-                // for all of it, would starve the other streams while this one waits for its own window.
-                if !data.is_empty() {
-                    self.stream.reserve_capacity(1);
+                None => {
+                    let ended = ready!(self.stream.poll_send(context, &mut Bytes::new(), true));
+                    return Poll::Ready(ended.map_err(|_| Broken::Peer));
                 }
-                self.waiting = Some(data);
-                Ok(false)
             }
-            Err(frame) => match frame.into_trailers() {
-                Ok(trailers) => {
-                    self.stream.reserve_capacity(0);
-                    self.stream.send_trailers(trailers).map_err(|_| Broken::Peer).map(|()| true)
-                }
-                Err(_) => Ok(false),
-            },
         }
     }
 }
@@ -199,7 +168,7 @@ where
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(reset) = error.downcast_ref::<h2::Error>() {
+        if let Some(reset) = error.downcast_ref::<stream::Error>() {
             return reset.reason().unwrap_or(Reason::INTERNAL_ERROR);
         }
         cause = error.source();

@@ -119,6 +119,50 @@ fn snapshot() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(route, 0..4).prop_map(|routes| api::Snapshot { routes, limits: None }.encode_to_vec())
 }
 
+/// Frames of HTTP/2: heads that may be in order, with payloads that may be, too.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let get = b"\x82\x86\x84\x41\x03web".to_vec();
+    let payload = prop_oneof![
+        3 => Just(get.clone()),
+        1 => Just([&get[..], b"\x0f\x0d\x013"].concat()),
+        1 => Just(b"\x88".to_vec()),
+        1 => Just(b"\x08\x03103".to_vec()),
+        1 => Just(b"\x00\x04\x00\x00\x10\x00".to_vec()),
+        1 => Just(vec![0; 4]),
+        1 => Just(vec![0, 0, 1, 0]),
+        1 => Just(vec![0, 0, 0, 3, 0, 0, 0, 0]),
+        1 => Just(vec![0x7f; 4]),
+        2 => Just(vec![]),
+        1 => Just(vec![3; 9_000]),
+        2 => prop::collection::vec(any::<u8>(), 0..20),
+    ];
+    let flags = prop_oneof![4 => Just(4), 4 => Just(5), 2 => Just(0), 1 => Just(1), 1 => any::<u8>()];
+    let stream = prop_oneof![4 => Just(1_u32), 4 => Just(3), 2 => Just(0), 1 => 0..12_u32, 1 => any::<u32>()];
+    let kind = prop_oneof![4 => Just(1), 4 => Just(0), 4 => 0..10_u8, 1 => any::<u8>()];
+    let frame = (kind, flags, stream, payload).prop_map(|(kind, flags, stream, payload)| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), &payload].concat()
+    });
+    (prop::collection::vec(frame, 0..12), prop::collection::vec(any::<u8>(), 0..3))
+        .prop_map(|(frames, rest)| [frames.concat(), rest].concat())
+}
+
+/// Forms of fields, and strings of them.
+fn blocks() -> impl Strategy<Value = Vec<u8>> {
+    let form = prop_oneof![
+        4 => (0x80..0xc8_u8).prop_map(|form| vec![form]),
+        2 => Just(b"\x40\x01a\x03xyz".to_vec()),
+        1 => Just(b"\x40\x82\x1c\x64\x81\x07".to_vec()),
+        1 => Just([&b"\x40\x01b\x7f\x81\x07"[..], &[b'y'; 1024]].concat()),
+        2 => (0x0f..0x10_u8, 0..60_u8).prop_map(|(form, name)| vec![form, name, 1, b'x']),
+        1 => Just(b"\x20".to_vec()),
+        1 => Just(b"\x3f\xe1\x1f".to_vec()),
+        1 => Just(vec![0xff]),
+        1 => prop::collection::vec(any::<u8>(), 0..6),
+    ];
+    prop::collection::vec(form, 0..30).prop_map(|forms| forms.concat())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4_096, ..ProptestConfig::default() })]
 
@@ -128,6 +172,16 @@ proptest! {
         targets::translation(&data);
         targets::response_head(&data);
         targets::chunked_body(&[&[first], data.as_slice()].concat());
+    }
+
+    #[test]
+    fn http2_connections_hold_a_bounded_amount_whatever_comes(first: u8, data in frames()) {
+        targets::http2_frames(&[&[first], data.as_slice()].concat());
+    }
+
+    #[test]
+    fn field_blocks_are_written_as_they_were_read(data in blocks()) {
+        targets::hpack(&data);
     }
 
     #[test]

@@ -8,6 +8,12 @@ use dataplane::h1::request::{self, Facts, Framing};
 use dataplane::h1::response;
 use dataplane::h1::text::{self, HeadScan};
 use dataplane::h1::upload::recode;
+use dataplane::http2::connection::{Config, Connection, ROOM, Role};
+use dataplane::http2::head::Fields;
+use dataplane::http2::hpack::decode;
+use dataplane::http2::hpack::encode;
+use dataplane::http2::hpack::field::Field;
+use dataplane::http2::stream::Half;
 use http::header;
 use prost::Message as _;
 use proxy_api::v1beta1 as api;
@@ -16,12 +22,14 @@ use routing::Table;
 /// A target's name and what it asserts.
 type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 5] = [
+pub(crate) const TARGETS: [Target; 7] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
     ("translation", translation),
     ("snapshot", snapshot),
+    ("http2_frames", http2_frames),
+    ("hpack", hpack),
 ];
 
 /// A head that is taken is written anew so that it can be read in one way only, which is the way it was taken.
@@ -142,6 +150,86 @@ pub(crate) fn snapshot(data: &[u8]) {
     for (number, port) in table.ports() {
         assert_eq!(*number, port.number);
         assert!(*number > 0 && port.route.weight <= 100);
+    }
+}
+
+/// What an HTTP/2 connection may hold, small enough to be reached.
+const CONFIG: Config = Config { stream_window: 65_535, window: 70_000, field_list: 2_000, streams: 4, faults: 8 };
+
+/// A connection ends or goes on, the same however its bytes arrive, and what it holds is bounded.
+pub(crate) fn http2_frames(data: &[u8]) {
+    let Some((&first, frames)) = data.split_first() else { return };
+    let role = if first & 1 == 0 { Role::Server } else { Role::Client };
+    let heard = |size: usize| {
+        let mut connection = Connection::new(role, CONFIG);
+        if role == Role::Client {
+            for end in [true, false] {
+                let _ = connection.open(&http::Request::new(()), end);
+            }
+        }
+        frames.chunks(size).for_each(|piece| connection.receive(piece));
+        // A frame is answered by at most one, a byte by no more than a frame's head says.
+        assert!(connection.waiting().len() <= ROOM + 3 * frames.len());
+        let said = connection.waiting().to_vec();
+        (said, used(&mut connection, first & 2 != 0))
+    };
+    let whole = heard(frames.len().max(1));
+    let pieces = heard(usize::from(first >> 4) + 1);
+    assert_eq!(whole, pieces);
+}
+
+/// Takes what came, answers it, and lets go of all of it; what was taken.
+fn used(connection: &mut Connection, answer: bool) -> String {
+    let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    let mut taken = String::new();
+    let mut streams = vec![1, 3];
+    while let Some(accepted) = connection.accept() {
+        taken.push_str(&format!("{accepted:?}"));
+        streams.push(accepted.stream);
+    }
+    for stream in streams {
+        while let std::task::Poll::Ready(Some(Ok(frame))) = connection.poll_frame(stream, context) {
+            taken.push_str(&format!("{frame:?}"));
+        }
+        if answer {
+            let sent = connection.respond(stream, &http::Response::new(()), false).is_ok();
+            let mut body = bytes::Bytes::from_static(&[0; 20_000]);
+            taken.push_str(&format!("{sent} {:?}", connection.poll_send(stream, context, &mut body, true)));
+        }
+        connection.release(stream, Half::Reading);
+        connection.release(stream, Half::Writing);
+    }
+    taken
+}
+
+/// What is read of a field block is written so that the same is read again, and no more is kept than may be.
+pub(crate) fn hpack(data: &[u8]) {
+    let mut decoder = decode::Decoder::default();
+    let mut headers = header::HeaderMap::new();
+    let (mut list, mut left) = (Fields::new(4_000), 4_000_usize);
+    for block in data.split(|byte| *byte == 0xff) {
+        let read = decoder.decode(block, |field, size| {
+            left = left.saturating_sub(size);
+            list.add(field, size);
+            if let (Field::Header(name, value), 1..) = (field, left) {
+                headers.append(name.clone(), value.clone());
+            }
+        });
+        if read.is_err() {
+            break;
+        }
+    }
+    let mut out = Vec::new();
+    encode::fields(&mut out, &headers);
+    let mut again = header::HeaderMap::new();
+    let read = decode::Decoder::default().decode(&out, |field, _| match field {
+        Field::Header(name, value) => drop(again.append(name.clone(), value.clone())),
+        other => panic!("{other:?} was not written"),
+    });
+    read.expect("what is written must be in order");
+    assert_eq!(again, headers);
+    if let Ok(kept) = list.trailers() {
+        assert!(kept.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() <= 4_000);
     }
 }
 

@@ -1,0 +1,132 @@
+//! Beginnings and ends of streams (RFC 9113 §5.1, §5.4): who may open one, why one does not go on, and when it is forgotten.
+
+use std::collections::HashMap;
+use std::task::{Context, Waker};
+
+use super::super::frame::{self, MAX_WINDOW, Reason};
+use super::super::stream::{Error, Half};
+use super::{Connection, Drain, Role};
+
+/// Streams that were reset lately, whose frames may still come (§5.4.2). As many resets as are nobody's business in ten
+/// seconds.
+const RESETS_KEPT: usize = 512;
+/// Room for streams that an idle connection keeps.
+const STREAMS_KEPT: usize = 14;
+
+impl Connection {
+    /// Ends those streams for which `error` says so; wakes whoever waits to open one.
+    pub(super) fn fail_streams(&mut self, error: impl Fn(u32) -> Option<Error>) {
+        let numbers: Vec<u32> = self.streams.keys().copied().collect();
+        for number in numbers {
+            if let (Some(error), Some(stream)) = (error(number), self.streams.get_mut(&number)) {
+                stream.fail(error);
+                self.settle(number);
+            }
+        }
+        self.openers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Whether a stream may be opened; `None`: not yet, and the task is woken when one may.
+    pub fn may_open(&mut self, context: &Context<'_>) -> Option<bool> {
+        if self.closes() {
+            return Some(false);
+        }
+        if self.open >= self.peer.streams {
+            self.openers.retain(|waker| !waker.will_wake(context.waker()));
+            self.openers.push(context.waker().clone());
+            return None;
+        }
+        Some(true)
+    }
+
+    /// Whether no more streams can be opened.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        self.ended || self.gone.is_some() || self.next > MAX_WINDOW
+    }
+
+    /// A fault of the other end within a stream.
+    pub(super) fn fault(&mut self, number: u32, reason: Reason) {
+        self.faults += 1;
+        if self.faults > self.config.faults {
+            return self.end(Reason::ENHANCE_YOUR_CALM);
+        }
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.fail(Error::Fault(reason));
+        }
+        self.tell_reset(number, reason);
+    }
+
+    /// Resets a stream; nobody waits for it any more.
+    pub fn reset(&mut self, number: u32, reason: Reason) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        if stream.closed() {
+            return;
+        }
+        stream.fail(Error::Fault(reason));
+        self.tell_reset(number, reason);
+    }
+
+    pub(super) fn tell_reset(&mut self, number: u32, reason: Reason) {
+        if self.ended {
+            return;
+        }
+        frame::reset(&mut self.out, number, reason);
+        if self.resets.len() == RESETS_KEPT {
+            self.resets.pop_front();
+            self.forgotten = true;
+        }
+        self.resets.push_back(number);
+        self.settle(number);
+        self.wake_driver();
+    }
+
+    /// One end of a stream has changed: counts it as closed, and forgets it, if it is.
+    pub(super) fn settle(&mut self, number: u32) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        if !stream.closed() {
+            return;
+        }
+        if std::mem::take(&mut stream.open) {
+            self.open -= 1;
+            self.openers.drain(..).for_each(Waker::wake);
+        }
+        if stream.dropped() {
+            self.forget(number);
+        }
+    }
+
+    fn forget(&mut self, number: u32) {
+        self.streams.remove(&number);
+        if !self.streams.is_empty() {
+            return;
+        }
+        if self.streams.capacity() > STREAMS_KEPT {
+            self.streams = HashMap::default();
+        }
+        // It may have been the last one.
+        if self.senders == 0 || self.gone.is_some() || self.drain == Drain::Done {
+            self.wake_driver();
+        }
+    }
+
+    /// Nobody looks at a half of the stream any more.
+    pub fn release(&mut self, number: u32, half: Half) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        match half {
+            Half::Reading => {
+                stream.read_held = false;
+                let dropped = std::mem::take(&mut stream.data).len();
+                self.give_back(dropped);
+            }
+            Half::Writing => stream.write_held = false,
+        }
+        let Some(stream) = self.streams.get(&number).filter(|stream| stream.dropped()) else { return };
+        if stream.closed() {
+            return self.forget(number);
+        }
+        // A server may have answered without the rest of the request (§8.1).
+        let answered = self.role == Role::Server && stream.sent;
+        self.reset(number, if answered { Reason::NO_ERROR } else { Reason::CANCEL });
+    }
+}

@@ -1,0 +1,77 @@
+//! What is taken of a stream: heads, bodies as they came, trailers. What is taken opens the windows again.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Frame;
+
+use super::super::frame;
+use super::super::stream::{Error, Half, Stream};
+use super::Connection;
+
+impl Connection {
+    /// The head of the answer.
+    pub fn poll_head(&mut self, number: u32, context: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
+        let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(Err(Error::Closed)) };
+        if let Some(head) = stream.head.take() {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(error) = stream.error {
+            return Poll::Ready(Err(error));
+        }
+        stream.wait(Half::Reading, context);
+        Poll::Pending
+    }
+
+    /// What came of a body, all at once, or its trailers; its window is given back.
+    pub fn poll_frame(&mut self, number: u32, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(None) };
+        if !stream.data.is_empty() {
+            let data = std::mem::take(&mut stream.data);
+            self.give_back(data.len());
+            self.give_back_stream(number, data.len());
+            return Poll::Ready(Some(Ok(Frame::data(data.into()))));
+        }
+        if let Some(trailers) = stream.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        if stream.received {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = stream.error {
+            return Poll::Ready(Some(Err(error)));
+        }
+        stream.wait(Half::Reading, context);
+        Poll::Pending
+    }
+
+    /// Whether all of a body was taken.
+    #[must_use]
+    pub fn drained(&self, number: u32) -> bool {
+        self.streams.get(&number).is_none_or(Stream::drained)
+    }
+
+    /// The connection's window is opened by what was taken.
+    pub(super) fn give_back(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).expect("no more is held than a window");
+        if let Some(by) = self.window.take(bytes)
+            && !self.ended
+        {
+            frame::window_update(&mut self.out, 0, by);
+            self.wake_driver();
+        }
+    }
+
+    pub(super) fn give_back_stream(&mut self, number: u32, bytes: usize) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        if stream.received || stream.error.is_some() {
+            return;
+        }
+        let bytes = u32::try_from(bytes).expect("no more is held than a window");
+        if let Some(by) = stream.window.take(bytes) {
+            frame::window_update(&mut self.out, number, by);
+            self.wake_driver();
+        }
+    }
+}
