@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Which pod of a version serves a request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.simple) || has(self.consistentHash) || has(self.warmup)").message("loadBalancer needs simple, consistentHash or warmup"))]
+#[x_kube(validation = Rule::new("has(self.simple) || has(self.consistentHash) || has(self.warmup) || has(self.localityLbSetting)").message("loadBalancer needs simple, consistentHash, warmup or localityLbSetting"))]
 #[x_kube(validation = Rule::new("!has(self.simple) || !has(self.consistentHash)").message("loadBalancer takes either simple or consistentHash, not both"))]
 #[x_kube(validation = Rule::new("!has(self.warmup) || !has(self.consistentHash)").message("loadBalancer.warmup does not go with consistentHash"))]
+#[x_kube(validation = Rule::new("!has(self.localityLbSetting) || !has(self.consistentHash)").message("loadBalancer.localityLbSetting does not go with consistentHash"))]
 pub struct LoadBalancer {
     /// By what a pod is chosen where requests are all alike; `PEAK_EWMA` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -21,6 +22,18 @@ pub struct LoadBalancer {
     /// New pods get less than their share at first. Absent: all of it at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,
+    /// Pods in the zone of the proxy first. Absent: zones do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality_lb_setting: Option<LocalityLbSetting>,
+}
+
+/// Whether requests stay in their zone (`topology.kubernetes.io/zone`): as far as no pod gets more than 1.2 times its even
+/// share by it, and, while two versions are compared, only if both can serve every zone by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LocalityLbSetting {
+    /// False: zones do not count, as if it were absent.
+    pub enabled: bool,
 }
 
 /// By what a pod is chosen.

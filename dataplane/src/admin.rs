@@ -129,6 +129,7 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
         let mut shown = json!({
             "address": target.address.to_string(),
             "pod": target.pod,
+            "zone": target.zone,
             "inFlight": seen.iter().map(|glance| u64::from(glance.in_flight)).sum::<u64>(),
             "idleConnections": seen.iter().map(|glance| glance.idle).sum::<usize>(),
             "http2Connections": seen.iter().map(|glance| glance.shared).sum::<usize>(),
@@ -149,6 +150,7 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
         json!({
             "port": port.number,
             "loadBalancer": port.route.balance.as_ref().map_or(balance::DEFAULT, |balance| balance.name()),
+            "locality": locality(table, port),
             "service": format!("{}/{}", port.route.namespace, port.route.service),
             "stable": endpoints(port, Arm::Stable),
             "canary": endpoints(port, Arm::Canary),
@@ -156,6 +158,20 @@ fn clusters(table: &Table, glances: &[HashMap<Place, Glance>], now: Duration, af
     });
     page["workers"] = glances.len().into();
     page
+}
+
+/// Whether the requests of a port stay in this proxy's zone, and how many of each arm; null where the route does not ask for it.
+fn locality(table: &Table, port: &Port) -> Value {
+    if port.route.balance.as_ref().filter(|_| port.split).and_then(|balance| balance.locality.as_ref()).is_none() {
+        return Value::Null;
+    }
+    let kept = |arm: Arm| port.zones(arm).map(|zones| (zones.kept() * 100.0).round());
+    json!({
+        "zone": table.zone(),
+        "inForce": port.zones(Arm::Stable).is_some() && !table.zone().is_empty(),
+        "stablePercent": kept(Arm::Stable),
+        "canaryPercent": kept(Arm::Canary),
+    })
 }
 
 /// Totals of the process.
@@ -188,7 +204,7 @@ fn stats(shared: &Shared) -> Value {
 
 fn dump(table: &Table, after: u16) -> Value {
     let endpoints = |targets: &[routing::Target]| -> Vec<Value> {
-        targets.iter().map(|t| json!({ "address": t.address.to_string(), "pod": t.pod })).collect()
+        targets.iter().map(|t| json!({ "address": t.address.to_string(), "pod": t.pod, "zone": t.zone })).collect()
     };
     page(table, after, |port| {
         let route = &port.route;
@@ -206,6 +222,7 @@ fn dump(table: &Table, after: u16) -> Value {
             "stableRevision": route.stable_revision,
             "canaryRevision": route.canary_revision,
             "requestTimeoutMs": route.request_timeout.map(|limit| limit.as_millis() as u64),
+            "locality": locality(table, port),
             "connectTimeoutMs": route.connect_timeout.as_millis() as u64,
             "stable": endpoints(&port.stable),
             "canary": endpoints(&port.canary),

@@ -67,6 +67,9 @@ pub struct Args {
     /// Share of the traces begun here that is sampled, 0 to 1; a caller's decision is kept.
     #[arg(long, env = "SLUICE_TRACING_RATIO", default_value_t = 0.01, value_parser = share, requires = "tracing_endpoint")]
     pub tracing_ratio: f64,
+    /// Zone of this pod's node, for routes whose loadBalancer says localityLbSetting.
+    #[arg(long, env = "POD_ZONE", default_value = "")]
+    pub zone: String,
     /// Name of this pod.
     #[arg(long, env = "POD_NAME", default_value = "")]
     pub pod_name: String,

@@ -113,12 +113,12 @@ pub struct Updates {
 }
 
 impl Updates {
-    /// Nothing yet. `salt` is random per process.
+    /// Nothing yet but `table`, which is empty.
     #[must_use]
-    pub fn new(state_dir: Option<PathBuf>, salt: u64) -> Self {
+    pub fn new(state_dir: Option<PathBuf>, table: Table) -> Self {
         Self {
             merge: Merge::default(),
-            table: Table::new(salt),
+            table,
             refused: HashMap::new(),
             acks: HashMap::new(),
             limits: None,

@@ -13,6 +13,7 @@ use dataplane::process::{Proxy, Settings};
 use dataplane::sight::{self, Counts, Sight};
 use dataplane::{admin, listener, standalone, telemetry};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use routing::Table;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -98,8 +99,9 @@ fn sight(args: &Args) -> anyhow::Result<Option<Arc<Sight>>> {
 
 /// Keeps the proxy configured, from a file or from the operator; ends only when it cannot begin.
 async fn configure(args: &Args, seed: u64, proxy: &Proxy) -> anyhow::Result<()> {
+    let table = Table::new(seed).in_zone(&args.zone);
     if let Some(path) = &args.config {
-        return Ok(standalone::follow(path, args.listen.map(|listen| listen.port()), seed, proxy).await?);
+        return Ok(standalone::follow(path, args.listen.map(|listen| listen.port()), table, proxy).await?);
     }
     let operator = Operator {
         target: args.operator.clone().context("--operator or --config must be given")?,
@@ -110,7 +112,7 @@ async fn configure(args: &Args, seed: u64, proxy: &Proxy) -> anyhow::Result<()> 
         incarnation: seed,
         registry: proxy.shared().registry.clone(),
     };
-    let mut updates = Updates::new(args.state_dir.clone(), seed);
+    let mut updates = Updates::new(args.state_dir.clone(), table);
     updates.restore(proxy).await;
     config::follow(operator, &mut updates, proxy).await;
     Ok(())

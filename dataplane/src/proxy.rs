@@ -262,7 +262,7 @@ pub fn pick(worker: &Worker, arm: &ArmView, tried: &Tried) -> Option<Rc<Upstream
     let endpoints = &arm.endpoints;
     let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
         let excluded = |i: usize| excluded(&endpoints[i]);
-        arm.choose(worker.random(), tried.key, excluded)
+        arm.choose(worker.random(), tried.key, excluded, || worker.registry().now())
     };
     let unreachable = |upstream: &Upstream| tried.unreachable.contains(&upstream.address());
     let failed = |upstream: &Upstream| tried.failed.contains(&upstream.address());

@@ -76,7 +76,7 @@ async fn reach(
         let clock = || worker.registry().now();
         let choose = |excluded: &dyn Fn(&Upstream) -> bool| {
             let excluded = |i: usize| excluded(&endpoints[i]);
-            arm.choose(worker.random(), key, excluded)
+            arm.choose(worker.random(), key, excluded, clock)
         };
         let unreachable = |upstream: &Upstream| tried.contains(&upstream.address());
         let picked = match &arm.ward {

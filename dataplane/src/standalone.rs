@@ -2,6 +2,7 @@
 //! with endpoints listed; a change of it comes into force without a lost request, an invalid one not at all.
 
 mod balancer;
+mod endpoint;
 mod policy;
 mod rules;
 
@@ -199,9 +200,9 @@ struct Listener {
     #[serde(default = "default_split")]
     split: bool,
     #[serde(default)]
-    stable: Vec<std::net::SocketAddr>,
+    stable: Vec<endpoint::Endpoint>,
     #[serde(default)]
-    canary: Vec<std::net::SocketAddr>,
+    canary: Vec<endpoint::Endpoint>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -272,8 +273,8 @@ fn message(route: Route, port: Option<u16>, counter: u64) -> Result<api::Route, 
             service_port_name: String::new(),
             protocol: protocol(listener.protocol).into(),
             split: listener.split,
-            stable: endpoints(&listener.stable),
-            canary: endpoints(&listener.canary),
+            stable: listener.stable.iter().map(endpoint::message).collect(),
+            canary: listener.canary.iter().map(endpoint::message).collect(),
         });
     }
     let retries = match &route.retries {
@@ -332,15 +333,6 @@ fn protocol(protocol: Protocol) -> api::Protocol {
     }
 }
 
-fn endpoints(addresses: &[std::net::SocketAddr]) -> Vec<api::Endpoint> {
-    let endpoint = |address: &std::net::SocketAddr| api::Endpoint {
-        address: address.ip().to_string(),
-        port: address.port().into(),
-        pod: String::new(),
-    };
-    addresses.iter().map(endpoint).collect()
-}
-
 /// `before` with these routes and no others.
 fn compile(routes: &[api::Route], before: Table) -> Result<Table, FileError> {
     let gone: Vec<String> =
@@ -352,18 +344,18 @@ fn compile(routes: &[api::Route], before: Table) -> Result<Table, FileError> {
     Ok(table)
 }
 
-/// Serves by the file for ever, as it is at each moment.
+/// Serves by the file for ever, as it is at each moment, beginning with `table`, which is empty.
 ///
 /// # Errors
 /// When it is not valid at the start.
-pub async fn follow(path: &Path, port: Option<u16>, seed: u64, proxy: &Proxy) -> Result<(), FileError> {
+pub async fn follow(path: &Path, port: Option<u16>, table: Table, proxy: &Proxy) -> Result<(), FileError> {
     let mut seen = modified(path);
     let mut counter = 1;
     let read_file = |counter, before| {
         let snapshot = read(path, port, counter)?;
         compile(&snapshot.routes, before).map(|table| (table, snapshot.limits.unwrap_or_default()))
     };
-    let (mut table, limits) = read_file(counter, Table::new(seed))?;
+    let (mut table, limits) = read_file(counter, table)?;
     bring_into_force(&table, &limits, proxy).await;
     let mut poll = tokio::time::interval(POLL);
     loop {
@@ -417,7 +409,7 @@ mod tests {
         let snapshot = check(
             "limits: {maxStreams: 9}\nroutes:\n- service: web\n  weight: 10\n  requestTimeout: 15s\n  sessionAffinity: {cookieName: sid}\n  \
              match: [{headers: {x-beta: {suffix: s}}}]\n  \
-             listeners:\n  - stable: ['127.0.0.1:1']\n    canary: ['[::1]:2']\n  - port: 9090\n    split: false\n",
+             listeners:\n  - stable: ['127.0.0.1:1']\n    canary: [{address: '[::1]:2', zone: a}]\n  - port: 9090\n    split: false\n",
         )
         .unwrap();
         assert_eq!(snapshot.limits, Some(api::Limits { max_streams: 9, ..Default::default() }));
@@ -433,7 +425,9 @@ mod tests {
         assert_eq!(route.affinity, Some(affinity));
         assert_eq!(route.http.as_ref().unwrap().request_timeout_ms, 15_000);
         assert_eq!((route.listeners[0].port, route.listeners[1].port), (8080, 9090));
-        assert_eq!(route.listeners[0].canary[0].address, "::1");
+        let far = api::Endpoint { address: "::1".into(), port: 2, zone: "a".into(), ..Default::default() };
+        assert_eq!(route.listeners[0].canary, [far]);
+        assert_eq!(route.listeners[0].stable[0].zone, "");
         assert!(route.listeners[0].split && !route.listeners[1].split);
     }
 
@@ -443,6 +437,8 @@ mod tests {
             ("routes: 1", "invalid type"),
             ("limits: {maxHeaders: 9}\nroutes: []\n", "maxHeaders is 9, must be between 16 and 256"),
             ("limits: {maxRequests: 9}\nroutes: []\n", "unknown field `maxRequests`"),
+            ("routes:\n- service: web\n  listeners: [{stable: [web]}]\n", "invalid socket address"),
+            ("routes:\n- service: web\n  listeners: [{stable: [{zone: a}]}]\n", "missing field `address`"),
             ("routes:\n- service: web\n  wait: 1\n  listeners: []\n", "unknown field `wait`"),
             ("routes:\n- service: web\n  weight: 101\n  listeners: [{}]\n", "weight is 101, must be at most 100"),
             ("routes:\n- service: web\n  requestTimeout: '15'\n  listeners: [{}]\n", "must end in ms, s or m"),

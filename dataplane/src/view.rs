@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use routing::balance::{self, Balance, Endpoints, Round};
+use routing::balance::{self, Balance, Endpoints, Round, Zones};
 use routing::outlier::Ward;
 use routing::table::Target;
 use routing::{Arm, Port, Table};
@@ -41,6 +41,8 @@ pub struct ArmView {
     /// How one of them is chosen, where the route says.
     balance: Option<Arc<Balance>>,
     round: Round,
+    /// Their zones, each with its round, if the route prefers the proxy's own and may now.
+    zones: Option<(Arc<Zones>, Vec<Round>)>,
     /// What is counted of them.
     pub cell: Arc<Cell>,
     /// Their limits, if the route has any.
@@ -92,11 +94,21 @@ impl ArmView {
         self.gate.as_ref().map(Gate::admit).transpose().map_err(|_| ProxyError::Overflow)
     }
 
-    /// The place in the list of the endpoint for a request with this `key`, never one that is `excluded`.
-    pub fn choose(&self, random: u64, key: Option<u64>, excluded: impl Fn(usize) -> bool) -> Option<usize> {
-        match &self.balance {
-            None => balance::choose(self.count(), random, excluded, |endpoint| self.load(endpoint)),
-            Some(balance) => balance.choose(self, &self.round, random, key, excluded),
+    /// The place in the list of the endpoint for a request with this `key`, never one that is `excluded`. `now` as in
+    /// [`Upstream::ejected`].
+    pub fn choose(
+        &self,
+        random: u64,
+        key: Option<u64>,
+        excluded: impl Fn(usize) -> bool,
+        now: impl Fn() -> Duration,
+    ) -> Option<usize> {
+        match (&self.balance, &self.zones) {
+            (None, _) => balance::choose(self.count(), random, excluded, |endpoint| self.load(endpoint)),
+            (Some(balance), None) => balance.choose(self, &self.round, random, key, excluded),
+            (Some(balance), Some((zones, rounds))) => {
+                balance.choose_near(zones, self, (rounds, &self.round), random, excluded, now)
+            }
         }
     }
 }
@@ -235,6 +247,10 @@ fn view(
             endpoints: targets.iter().map(endpoint).collect(),
             balance: port.route.balance.clone().filter(|_| port.split),
             round: Round::default(),
+            zones: port.zones(arm).map(|zones| {
+                let rounds = (0..zones.count()).map(|_| Round::default()).collect();
+                (Arc::clone(zones), rounds)
+            }),
             // The arms are compared by the port that is split: what a further port serves is counted nowhere.
             cell: if port.split { registry.cell(worker, &port.route, arm) } else { Arc::default() },
             gate: if port.split { registry.gates().of(&port.route, arm) } else { None },

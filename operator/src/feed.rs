@@ -79,5 +79,6 @@ fn with_inputs<T>(world: &World, act: impl FnOnce(&RouteInputs<'_>) -> T) -> Opt
         service: world.service.as_deref()?,
         stable_slices: &stable,
         canary_slices: &canary,
+        proxies: &world.live_proxies,
     }))
 }

@@ -36,3 +36,4 @@ pub mod template;
 pub mod validate;
 pub mod verdict;
 pub mod workload;
+pub mod zones;

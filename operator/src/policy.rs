@@ -3,7 +3,9 @@
 //! Form and ranges are the schema's affair; the proxies refuse what they do not know, and say so in their acknowledgement.
 
 use crds::canary::CanaryService;
-use crds::load_balancer::{ConsistentHash, LoadBalancer, SimpleBalancer};
+use std::collections::BTreeMap;
+
+use crds::load_balancer::{ConsistentHash, LoadBalancer, LocalityLbSetting, SimpleBalancer};
 use crds::traffic_policy::{ConnectionPool, OutlierDetection};
 use proxy_api::v1beta1 as api;
 
@@ -21,14 +23,15 @@ pub fn retries(service: &CanaryService) -> Option<api::Retries> {
     })
 }
 
-/// `spec.service.trafficPolicy`, less the connect timeout, which the route has already.
+/// `spec.service.trafficPolicy`, less the connect timeout, which the route has already. `proxies`: how many of the pool are in
+/// which zone; asked only where zones count, or each of them that comes or goes would change every route.
 #[must_use]
-pub fn traffic(service: &CanaryService) -> Option<api::TrafficPolicy> {
+pub fn traffic(service: &CanaryService, proxies: impl FnOnce() -> BTreeMap<String, u32>) -> Option<api::TrafficPolicy> {
     let asked = service.traffic_policy.as_ref()?;
     Some(api::TrafficPolicy {
         connection_pool: asked.connection_pool.as_ref().map(connection_pool),
         outlier_detection: asked.outlier_detection.as_ref().map(outlier_detection),
-        load_balancer: asked.load_balancer.as_ref().map(load_balancer),
+        load_balancer: asked.load_balancer.as_ref().map(|asked| load_balancer(asked, proxies)),
     })
 }
 
@@ -67,7 +70,7 @@ fn connection_pool(asked: &ConnectionPool) -> api::ConnectionPool {
     }
 }
 
-fn load_balancer(asked: &LoadBalancer) -> api::LoadBalancer {
+fn load_balancer(asked: &LoadBalancer, proxies: impl FnOnce() -> BTreeMap<String, u32>) -> api::LoadBalancer {
     use api::load_balancer::{Algorithm, Simple};
     let simple = |simple| match simple {
         SimpleBalancer::PeakEwma => Simple::PeakEwma,
@@ -82,6 +85,10 @@ fn load_balancer(asked: &LoadBalancer) -> api::LoadBalancer {
             duration_ms: millis(Some(&warmup.duration)),
             minimum_percent: warmup.minimum_percent.map(unsigned),
             aggression: warmup.aggression,
+        }),
+        locality_lb_setting: asked.locality_lb_setting.filter(|LocalityLbSetting { enabled }| *enabled).map(|_| {
+            let of_zone = |(zone, proxies)| api::ZoneProxies { zone, proxies };
+            api::LocalityLbSetting { proxies: proxies().into_iter().map(of_zone).collect() }
         }),
     }
 }
@@ -164,7 +171,7 @@ mod tests {
             max_requests: 7,
             max_requests_per_connection: 6,
         };
-        assert_eq!(traffic(&pool).unwrap().connection_pool, Some(wanted));
+        assert_eq!(traffic(&pool, BTreeMap::new).unwrap().connection_pool, Some(wanted));
         assert_eq!(connect_timeout_ms(&pool), 250);
         let outliers = service(json!({ "outlierDetection": {
             "consecutive5xxErrors": 3, "consecutiveGatewayErrors": 2, "interval": "1s", "baseEjectionTime": "1m",
@@ -177,9 +184,9 @@ mod tests {
             base_ejection_time_ms: 60_000,
             max_ejection_percent: Some(0),
         };
-        assert_eq!(traffic(&outliers).unwrap().outlier_detection, Some(wanted));
-        assert_eq!(traffic(&service(json!({}))), Some(api::TrafficPolicy::default()));
-        assert_eq!(traffic(&service(json!(null))), None);
+        assert_eq!(traffic(&outliers, BTreeMap::new).unwrap().outlier_detection, Some(wanted));
+        assert_eq!(traffic(&service(json!({})), BTreeMap::new), Some(api::TrafficPolicy::default()));
+        assert_eq!(traffic(&service(json!(null)), BTreeMap::new), None);
         assert_eq!(connect_timeout_ms(&service(json!(null))), 0);
     }
     #[test]
@@ -189,12 +196,12 @@ mod tests {
         let balancer = |asked: serde_json::Value| {
             let service = json!({ "port": 80, "trafficPolicy": { "loadBalancer": asked } });
             let service: CanaryService = serde_json::from_value(service).unwrap();
-            traffic(&service).unwrap().load_balancer.unwrap()
+            traffic(&service, BTreeMap::new).unwrap().load_balancer.unwrap()
         };
         let warmup = api::Warmup { duration_ms: 120_000, minimum_percent: Some(5), aggression: Some(1.5) };
         assert_eq!(
             balancer(json!({ "warmup": { "duration": "2m", "minimumPercent": 5, "aggression": 1.5 } })),
-            api::LoadBalancer { algorithm: None, warmup: Some(warmup) }
+            api::LoadBalancer { warmup: Some(warmup), ..Default::default() }
         );
         for (word, simple) in [
             ("PEAK_EWMA", Simple::PeakEwma),
@@ -203,7 +210,7 @@ mod tests {
             ("RANDOM", Simple::Random),
         ] {
             let algorithm = Some(Algorithm::Simple(simple.into()));
-            assert_eq!(balancer(json!({ "simple": word })), api::LoadBalancer { algorithm, warmup: None });
+            assert_eq!(balancer(json!({ "simple": word })), api::LoadBalancer { algorithm, ..Default::default() });
         }
         let cookie = |ttl_seconds, path: &str| {
             Key::HttpCookie(api::HashCookie { name: "pod".to_owned(), ttl_seconds, path: path.to_owned() })
@@ -215,7 +222,26 @@ mod tests {
             (json!({ "useSourceIp": true }), Key::UseSourceIp(true)),
         ] {
             let algorithm = Some(Algorithm::ConsistentHash(api::ConsistentHash { key: Some(key) }));
-            assert_eq!(balancer(json!({ "consistentHash": asked })), api::LoadBalancer { algorithm, warmup: None });
+            assert_eq!(
+                balancer(json!({ "consistentHash": asked })),
+                api::LoadBalancer { algorithm, ..Default::default() }
+            );
         }
+    }
+
+    #[test]
+    fn zones_are_passed_on_only_where_they_count() {
+        let balancer = |asked: serde_json::Value, proxies: fn() -> BTreeMap<String, u32>| {
+            let service = json!({ "port": 80, "trafficPolicy": { "loadBalancer": asked } });
+            let service: CanaryService = serde_json::from_value(service).unwrap();
+            traffic(&service, proxies).unwrap().load_balancer.unwrap().locality_lb_setting
+        };
+        let zones = || BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        let of_zone = |zone: &str, proxies| api::ZoneProxies { zone: zone.to_owned(), proxies };
+        let wanted = api::LocalityLbSetting { proxies: vec![of_zone("a", 2), of_zone("b", 1)] };
+        assert_eq!(balancer(json!({ "localityLbSetting": { "enabled": true } }), zones), Some(wanted));
+        let nobody_asks: fn() -> BTreeMap<String, u32> = || panic!("proxies do not concern this route");
+        assert_eq!(balancer(json!({ "localityLbSetting": { "enabled": false } }), nobody_asks), None);
+        assert_eq!(balancer(json!({ "simple": "RANDOM" }), nobody_asks), None);
     }
 }

@@ -9,10 +9,13 @@ mod endpoints;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{Canary, Phase};
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::ResourceExt;
 use proxy_api::v1beta1::{Endpoint, HttpPolicy, Listener, Protocol, Route};
 
@@ -25,6 +28,7 @@ use crate::{
     policy, rules,
     services::{self, Asked, AskedPort},
     table::{RouteKey, Table},
+    zones,
 };
 
 /// What a route is made of, as cached.
@@ -40,12 +44,14 @@ pub struct RouteInputs<'a> {
     pub stable_slices: &'a [&'a EndpointSlice],
     /// The EndpointSlices of `<service>-canary`.
     pub canary_slices: &'a [&'a EndpointSlice],
+    /// The pool's proxies that are ready.
+    pub proxies: &'a [Arc<Pod>],
 }
 
 /// The route of a Canary; none if it has no port of the pool: it was refused, is not set up yet, or is gone.
 #[must_use]
 pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
-    let RouteInputs { canary, table, service, stable_slices, canary_slices } = *inputs;
+    let RouteInputs { canary, table, service, stable_slices, canary_slices, proxies } = *inputs;
     let name = service.name_any();
     let uid = canary.uid()?;
     let status = canary.status.clone().unwrap_or_default();
@@ -103,7 +109,7 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
         affinity: affinity(canary),
         mirror: mirror(&status).filter(|_| tested.is_some()),
         audience: audience.unwrap_or_default(),
-        traffic_policy: policy::traffic(&canary.spec.service),
+        traffic_policy: policy::traffic(&canary.spec.service, || zones::of(proxies)),
     })
 }
 

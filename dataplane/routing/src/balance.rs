@@ -2,11 +2,12 @@
 //!
 //! A route without a word on it has no [`Balance`]: the better of two random endpoints, by peak-EWMA latency and requests
 //! in flight ([`choose`]; Finagle's `Balancers.p2cPeakEwma`, Linkerd's `p2c`). [`draw`] has the draws, [`ewma`] the
-//! estimate, [`hash`] keys and their owners, [`warmup`] the share of new endpoints.
+//! estimate, [`hash`] keys and their owners, [`warmup`] the share of new endpoints, [`locality`] the zone.
 
 pub mod draw;
 pub mod ewma;
 pub mod hash;
+pub mod locality;
 pub mod warmup;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use proxy_api::v1beta1 as api;
 pub use draw::Round;
 pub use ewma::PeakEwma;
 pub use hash::{HashKey, Keyed};
+pub use locality::{Locality, Zones};
 pub use warmup::Warmup;
 
 use crate::split::mix;
@@ -27,6 +29,8 @@ pub struct Balance {
     pub algorithm: Algorithm,
     /// What new endpoints get of their share; none: all of it.
     pub warmup: Option<Warmup>,
+    /// Whether, and how, endpoints of the proxy's own zone come first.
+    pub locality: Option<Locality>,
 }
 
 /// By what one is chosen.
@@ -65,6 +69,9 @@ pub enum Invalid {
     /// A hash leaves no choice.
     #[error("warmup does not go with consistentHash")]
     WarmHash,
+    /// A key has one owner, wherever it is.
+    #[error("localityLbSetting does not go with consistentHash")]
+    NearHash,
     /// Without length.
     #[error("warmup needs a duration")]
     NoDuration,
@@ -108,10 +115,12 @@ impl Balance {
             },
         };
         let warmup = asked.warmup.as_ref().map(Warmup::compile).transpose()?;
-        match (&algorithm, &warmup) {
-            (Algorithm::PeakEwma, None) => Ok(None),
-            (Algorithm::ConsistentHash(_), Some(_)) => Err(Invalid::WarmHash),
-            _ => Ok(Some(Self { algorithm, warmup })),
+        let locality = asked.locality_lb_setting.as_ref().map(Locality::compile);
+        match (&algorithm, &warmup, &locality) {
+            (Algorithm::PeakEwma, None, None) => Ok(None),
+            (Algorithm::ConsistentHash(_), Some(_), _) => Err(Invalid::WarmHash),
+            (Algorithm::ConsistentHash(_), None, Some(_)) => Err(Invalid::NearHash),
+            _ => Ok(Some(Self { algorithm, warmup, locality })),
         }
     }
 
@@ -173,6 +182,54 @@ impl Balance {
             (Algorithm::RoundRobin, _) => round.next(count, random, excluded, admit),
             (Algorithm::Random, _) => draw::any(count, mix(random), excluded, admit),
         }
+    }
+
+    /// As [`Balance::choose`] without a key, in the zone that [`Zones::draw`] says. `rounds` has one for each zone, `round` is
+    /// that of the whole arm.
+    pub fn choose_near(
+        &self,
+        zones: &Zones,
+        endpoints: &impl Endpoints,
+        (rounds, round): (&[Round], &Round),
+        random: u64,
+        excluded: impl Fn(usize) -> bool,
+        now: impl Fn() -> Duration,
+    ) -> Option<usize> {
+        let near = zones.draw(random, &excluded, now).and_then(|(number, members)| {
+            let of_zone = Members { endpoints, members };
+            let chosen =
+                self.choose(&of_zone, rounds.get(number)?, random, None, |member| excluded(members[member]))?;
+            Some(members[chosen])
+        });
+        near.or_else(|| self.choose(endpoints, round, random, None, excluded))
+    }
+}
+
+/// Some of the endpoints, by their places among all.
+struct Members<'a, E> {
+    endpoints: &'a E,
+    members: &'a [usize],
+}
+
+impl<E: Endpoints> Endpoints for Members<'_, E> {
+    fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    fn identity(&self, endpoint: usize) -> u64 {
+        self.endpoints.identity(self.members[endpoint])
+    }
+
+    fn in_flight(&self, endpoint: usize) -> u32 {
+        self.endpoints.in_flight(self.members[endpoint])
+    }
+
+    fn load(&self, endpoint: usize) -> f64 {
+        self.endpoints.load(self.members[endpoint])
+    }
+
+    fn age(&self, endpoint: usize) -> Duration {
+        self.endpoints.age(self.members[endpoint])
     }
 }
 

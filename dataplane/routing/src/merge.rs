@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn mk(uid: &str, counter: u64, weight: u32, pod: &str) -> api::Route {
-        let stable = vec![api::Endpoint { address: "10.0.0.1".into(), port: 80, pod: pod.into() }];
+        let stable = vec![api::Endpoint { address: "10.0.0.1".into(), port: 80, pod: pod.into(), zone: String::new() }];
         let listeners = vec![api::Listener { port: 15_000, stable, ..Default::default() }];
         api::Route { uid: uid.into(), counter, weight, listeners, ..Default::default() }
     }

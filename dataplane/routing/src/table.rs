@@ -10,7 +10,7 @@ use proxy_api::v1beta1 as api;
 
 use crate::affinity::{self, Affinity};
 use crate::audience::Audience;
-use crate::balance::{self, Balance, Keyed};
+use crate::balance::{self, Balance, Keyed, Zones};
 use crate::mirror::{self, Mirror};
 use crate::outlier::{self, Outliers, Ward};
 use crate::pool::Pool;
@@ -26,6 +26,7 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     salt: u64,
+    zone: Arc<str>,
     routes: BTreeMap<String, Arc<Route>>,
     ports: BTreeMap<u16, Arc<Port>>,
 }
@@ -93,6 +94,8 @@ pub struct Port {
     pub canary: Vec<Target>,
     /// Who looks after the arms' endpoints, if the route says so and the port is split: stable, canary.
     wards: Option<[Arc<Ward>; 2]>,
+    /// Where the arms' requests go, if zones count and the preference is in force: stable, canary.
+    zones: Option<[Arc<Zones>; 2]>,
 }
 
 /// Who answers a request.
@@ -111,6 +114,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Name of its pod, empty if unknown.
     pub pod: String,
+    /// Zone of its node, empty if unknown.
+    pub zone: String,
 }
 
 /// What is spoken on a port.
@@ -191,6 +196,15 @@ impl Port {
         })
     }
 
+    /// Where the requests of an arm go, by zone; `None` if zones do not count, or must not for now.
+    #[must_use]
+    pub fn zones(&self, arm: Arm) -> Option<&Arc<Zones>> {
+        self.zones.as_ref().map(|[stable, canary]| match arm {
+            Arm::Stable => stable,
+            Arm::Canary => canary,
+        })
+    }
+
     /// The arm of a request with these header fields; `head` is asked for where an audience is to be told from the others,
     /// `random` is used where a client is new.
     pub fn choose<'a, 'h>(
@@ -230,6 +244,11 @@ impl Route {
     pub fn pick(&self) -> Arm {
         if self.audience.is_some() { Arm::Stable } else { self.split.pick(self.weight) }
     }
+
+    /// Whether both arms get requests, so that somebody may compare them. Copies are held against no arm.
+    fn compares(&self) -> bool {
+        if self.audience.is_some() { self.weight > 0 } else { (1..=99).contains(&self.weight) }
+    }
 }
 
 impl Table {
@@ -237,6 +256,18 @@ impl Table {
     #[must_use]
     pub fn new(salt: u64) -> Self {
         Self { salt, ..Self::default() }
+    }
+
+    /// For a proxy in this zone; routes that it has already are not compiled anew.
+    #[must_use]
+    pub fn in_zone(self, zone: &str) -> Self {
+        Self { zone: zone.into(), ..self }
+    }
+
+    /// The zone of this proxy, empty if unknown.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        &self.zone
     }
 
     /// The ports to listen on.
@@ -273,7 +304,7 @@ impl Table {
 
     fn insert(&self, route: &api::Route, rules: Option<Arc<Rules>>) -> Result<Self, Refusal> {
         let previous = self.routes.get(&route.uid).map(Arc::as_ref);
-        let ports = compile(route, previous, rules, self.salt)?;
+        let ports = compile(route, previous, rules, self)?;
         for port in &ports {
             if let Some(holder) = self.ports.get(&port.number).filter(|held| held.route.uid != route.uid) {
                 let holder = format!("{}/{}", holder.route.namespace, holder.route.canary);
@@ -307,7 +338,7 @@ fn compile(
     route: &api::Route,
     previous: Option<&Route>,
     rules: Option<Arc<Rules>>,
-    salt: u64,
+    Table { salt, zone, .. }: &Table,
 ) -> Result<Vec<Port>, Refusal> {
     if route.uid.is_empty() {
         return Err(Refusal::NoUid);
@@ -319,7 +350,7 @@ fn compile(
         Some(retries) => Retry::compile(retries, previous.and_then(|route| route.retry.as_ref()))?,
         None => None,
     };
-    let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, salt))), |p| Arc::clone(&p.split));
+    let split = previous.map_or_else(|| Arc::new(Split::new(seed(&route.uid, *salt))), |p| Arc::clone(&p.split));
     let affinity = route.affinity.as_ref();
     let affinity = affinity.map(|a| Affinity::compile(a, &route.uid, &route.canary_revision)).transpose()?;
     let mirror_seed = !seed(&route.uid, salt.rotate_left(1));
@@ -357,13 +388,14 @@ fn compile(
         split,
         listening,
     });
-    route.listeners.iter().zip(arms).map(|(listener, arms)| compile_port(listener, arms, &compiled)).collect()
+    route.listeners.iter().zip(arms).map(|(listener, arms)| compile_port(listener, arms, &compiled, zone)).collect()
 }
 
 fn compile_port(
     listener: &api::Listener,
     [stable, canary]: [Vec<Target>; 2],
     route: &Arc<Route>,
+    zone: &str,
 ) -> Result<Port, Refusal> {
     let protocol = match api::Protocol::try_from(listener.protocol) {
         // A port that is not split is not looked into either: bytes cost less and cannot be misread.
@@ -374,25 +406,40 @@ fn compile_port(
         Ok(api::Protocol::Tcp) => Protocol::Tcp,
         Err(_) => return Err(Refusal::Protocol(listener.protocol)),
     };
+    let wards = route.outliers.as_ref().filter(|_| listener.split).map(|outliers| {
+        [(Arm::Stable, &stable), (Arm::Canary, &canary)].map(|(arm, targets)| Arc::new(outliers.ward(arm, targets)))
+    });
     Ok(Port {
         number: port(listener.port)?,
         service_port: port(listener.service_port)?,
         protocol,
         split: listener.split,
         route: Arc::clone(route),
-        wards: route.outliers.as_ref().filter(|_| listener.split).map(|outliers| {
-            [(Arm::Stable, &stable), (Arm::Canary, &canary)].map(|(arm, targets)| Arc::new(outliers.ward(arm, targets)))
-        }),
+        zones: zones(route, [&stable, &canary], wards.as_ref(), zone).filter(|_| listener.split),
+        wards,
         stable,
         canary,
     })
+}
+
+/// Where the requests of both arms go, for a proxy in `zone`, if zones count and may.
+fn zones(route: &Route, arms: [&[Target]; 2], wards: Option<&[Arc<Ward>; 2]>, zone: &str) -> Option<[Arc<Zones>; 2]> {
+    let locality = route.balance.as_ref()?.locality.as_ref()?;
+    let compared = route.compares() && arms.iter().all(|targets| !targets.is_empty());
+    let zones = locality.prefer(zone, arms, compared)?;
+    let zones = match wards.filter(|_| compared) {
+        None => zones,
+        Some(wards) => Zones::paired(zones, wards),
+    };
+    Some(zones.map(Arc::new))
 }
 
 fn targets(endpoints: &[api::Endpoint]) -> Result<Vec<Target>, Refusal> {
     let mut targets = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
         let ip: IpAddr = endpoint.address.parse().map_err(|_| Refusal::Address(endpoint.address.clone()))?;
-        let target = Target { address: SocketAddr::new(ip, port(endpoint.port)?), pod: endpoint.pod.clone() };
+        let address = SocketAddr::new(ip, port(endpoint.port)?);
+        let target = Target { address, pod: endpoint.pod.clone(), zone: endpoint.zone.clone() };
         // An address twice would be picked twice as often.
         if targets.iter().all(|known: &Target| known.address != target.address) {
             targets.push(target);
@@ -418,7 +465,7 @@ mod tests {
     use super::*;
 
     fn mk_route(uid: &str, port: u32, weight: u32) -> api::Route {
-        let endpoint = |address: &str| api::Endpoint { address: address.into(), port: 80, pod: String::new() };
+        let endpoint = |address: &str| api::Endpoint { address: address.into(), port: 80, ..Default::default() };
         api::Route {
             uid: uid.into(),
             counter: 1,
@@ -498,6 +545,49 @@ mod tests {
         route.traffic_policy = Some(api::TrafficPolicy { outlier_detection: Some(outliers), ..Default::default() });
         let refusal = Table::default().upsert(&route).unwrap_err();
         assert_eq!(refusal.to_string(), "maxEjectionPercent is 101, must be at most 100");
+    }
+
+    #[test]
+    fn zones_count_for_both_arms_or_for_none_while_these_are_compared() {
+        let place = |address: &str, zone: &str| api::Endpoint {
+            address: address.into(),
+            port: 80,
+            zone: zone.into(),
+            ..Default::default()
+        };
+        let of_zone = |zone: &str| api::ZoneProxies { zone: zone.into(), proxies: 1 };
+        let setting = api::LocalityLbSetting { proxies: vec![of_zone("a"), of_zone("b")] };
+        let load_balancer = Some(api::LoadBalancer { locality_lb_setting: Some(setting), ..Default::default() });
+        let with = |weight, canary: &[&str]| {
+            let mut route = mk_route("a", 15_000, weight);
+            route.listeners[0].stable = vec![place("10.0.0.1", "a"), place("10.0.0.2", "b")];
+            route.listeners[0].canary =
+                canary.iter().zip(3..).map(|(zone, n)| place(&format!("10.0.0.{n}"), zone)).collect();
+            route.traffic_policy = Some(api::TrafficPolicy {
+                load_balancer: load_balancer.clone(),
+                outlier_detection: Some(api::OutlierDetection::default()),
+                ..Default::default()
+            });
+            route
+        };
+        let kept = |route: &api::Route| {
+            let table = Table::new(1).in_zone("b").upsert(route).unwrap();
+            let port = &table.ports()[&15_000];
+            [Arm::Stable, Arm::Canary].map(|arm| port.zones(arm).map(|zones| zones.kept()))
+        };
+        assert_eq!(kept(&with(0, &["a"])), [Some(1.0), Some(0.0)], "nobody is compared yet");
+        assert_eq!(kept(&with(10, &["a"])), [None, None], "the canary has none in zone b");
+        assert_eq!(kept(&with(10, &["a", "b"])), [Some(1.0), Some(1.0)]);
+        assert_eq!(kept(&with(10, &[])), [Some(1.0), Some(0.0)], "stable serves alone");
+        assert_eq!(kept(&with(100, &["a"])), [Some(1.0), Some(0.0)], "the canary serves alone");
+        let value = Some(api::TextMatch { kind: Some(api::text_match::Kind::Exact("1".into())) });
+        let mut audience = with(100, &["a"]);
+        let matching = api::NamedMatch { name: "x-beta".into(), value };
+        audience.audience = vec![api::Match { headers: vec![matching], ..Default::default() }];
+        assert_eq!(kept(&audience), [None, None], "an audience is compared with the others");
+        let mut plain = with(10, &["a", "b"]);
+        plain.listeners[0].split = false;
+        assert_eq!(kept(&plain), [None, None]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `trafficPolicy.loadBalancer` of the file: the fields of `spec.service.trafficPolicy.loadBalancer` of a Canary.
 
+use std::collections::BTreeMap;
+
 use proxy_api::v1beta1 as api;
 use proxy_api::v1beta1::consistent_hash::Key;
 use proxy_api::v1beta1::load_balancer::{Algorithm, Simple as Name};
@@ -13,6 +15,7 @@ pub(super) struct LoadBalancer {
     simple: Option<Simple>,
     consistent_hash: Option<ConsistentHash>,
     warmup: Option<Warmup>,
+    locality_lb_setting: Option<LocalityLbSetting>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -49,6 +52,15 @@ struct Warmup {
     aggression: Option<f64>,
 }
 
+/// A file has no pool to count proxies in, so it says itself how many there are in which zone.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct LocalityLbSetting {
+    enabled: bool,
+    #[serde(default)]
+    proxies: BTreeMap<String, u32>,
+}
+
 /// As the stream says it.
 ///
 /// # Errors
@@ -64,7 +76,11 @@ pub(super) fn message(asked: &LoadBalancer) -> Result<api::LoadBalancer, String>
         let (minimum_percent, aggression) = (asked.minimum_percent, asked.aggression);
         Ok::<_, String>(api::Warmup { duration_ms: millis(Some(&asked.duration))?, minimum_percent, aggression })
     });
-    Ok(api::LoadBalancer { algorithm, warmup: warmup.transpose()? })
+    let locality_lb_setting = asked.locality_lb_setting.as_ref().filter(|asked| asked.enabled).map(|asked| {
+        let of_zone = |(zone, proxies): (&String, &u32)| api::ZoneProxies { zone: zone.clone(), proxies: *proxies };
+        api::LocalityLbSetting { proxies: asked.proxies.iter().map(of_zone).collect() }
+    });
+    Ok(api::LoadBalancer { algorithm, warmup: warmup.transpose()?, locality_lb_setting })
 }
 
 fn name(simple: Simple) -> Name {
@@ -103,7 +119,7 @@ mod tests {
         let simple = Some(Algorithm::Simple(Name::LeastRequest.into()));
         assert_eq!(
             read("{simple: LEAST_REQUEST, warmup: {duration: 60s, minimumPercent: 5, aggression: 1.5}}"),
-            Ok(api::LoadBalancer { algorithm: simple, warmup })
+            Ok(api::LoadBalancer { algorithm: simple, warmup, ..Default::default() })
         );
         let cookie = api::HashCookie { name: "pod".into(), ttl_seconds: Some(0), path: String::new() };
         for (text, key) in [
@@ -112,8 +128,21 @@ mod tests {
             ("{useSourceIp: true}", Key::UseSourceIp(true)),
         ] {
             let algorithm = Some(Algorithm::ConsistentHash(api::ConsistentHash { key: Some(key) }));
-            assert_eq!(read(&format!("consistentHash: {text}")), Ok(api::LoadBalancer { algorithm, warmup: None }));
+            assert_eq!(
+                read(&format!("consistentHash: {text}")),
+                Ok(api::LoadBalancer { algorithm, ..Default::default() })
+            );
         }
+    }
+
+    #[test]
+    fn zones_count_if_they_are_enabled() {
+        let setting = |text: &str| read(&format!("localityLbSetting: {text}")).map(|read| read.locality_lb_setting);
+        let of_zone = |zone: &str, proxies| api::ZoneProxies { zone: zone.into(), proxies };
+        let wanted = api::LocalityLbSetting { proxies: vec![of_zone("a", 2), of_zone("b", 1)] };
+        assert_eq!(setting("{enabled: true, proxies: {b: 1, a: 2}}"), Ok(Some(wanted)));
+        assert_eq!(setting("{enabled: false}"), Ok(None));
+        assert!(setting("{}").unwrap_err().contains("missing field `enabled`"));
     }
 
     #[test]

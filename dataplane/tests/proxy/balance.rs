@@ -73,7 +73,7 @@ impl Many {
 }
 
 fn balance(route: &mut api::Route, algorithm: Option<Algorithm>, warmup: Option<api::Warmup>) {
-    let load_balancer = Some(api::LoadBalancer { algorithm, warmup });
+    let load_balancer = Some(api::LoadBalancer { algorithm, warmup, ..Default::default() });
     route.traffic_policy = Some(api::TrafficPolicy { load_balancer, ..Default::default() });
 }
 
@@ -85,7 +85,7 @@ async fn ask(client: &mut Client, field: &str) -> Answer {
     client.send(&format!("GET / HTTP/1.1\r\nHost: web\r\n{field}\r\n")).await
 }
 
-async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
+pub async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -94,7 +94,7 @@ async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
 }
 
 /// The `Set-Cookie` and the body of the answer.
-async fn ask_http2(sender: &mut SendRequest<Empty<Bytes>>, name: &str, value: &str) -> (Option<String>, String) {
+pub async fn ask_http2(sender: &mut SendRequest<Empty<Bytes>>, name: &str, value: &str) -> (Option<String>, String) {
     let request = Request::get("http://web/").version(Version::HTTP_2).header(name, value).body(Empty::new()).unwrap();
     let answer = within(sender.send_request(request)).await.unwrap();
     let told = answer.headers().get("set-cookie").map(|value| value.to_str().unwrap().to_owned());

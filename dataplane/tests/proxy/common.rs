@@ -118,7 +118,7 @@ pub fn mk_route(port: u16) -> api::Route {
 }
 
 pub fn endpoint(address: SocketAddr) -> api::Endpoint {
-    api::Endpoint { address: address.ip().to_string(), port: address.port().into(), pod: String::new() }
+    api::Endpoint { address: address.ip().to_string(), port: address.port().into(), ..Default::default() }
 }
 
 pub fn stable(route: &mut api::Route, address: SocketAddr) {

@@ -11,6 +11,7 @@ use dataplane::stream::proxy_config_server::{ProxyConfig, ProxyConfigServer};
 use proxy_api::v1beta1 as api;
 use proxy_api::v1beta1::from_operator::Message as Said;
 use proxy_api::v1beta1::from_proxy::Message as Up;
+use routing::Table;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -142,7 +143,7 @@ impl Following {
             incarnation: 7,
             registry: Arc::clone(&proxy.shared().registry),
         });
-        let mut updates = Updates::new(state_dir, 1);
+        let mut updates = Updates::new(state_dir, Table::new(1));
         updates.restore(&proxy).await;
         let (events, mut received) = mpsc::channel(64);
         for replica in replicas {

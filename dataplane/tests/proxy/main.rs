@@ -20,3 +20,4 @@ mod retries;
 mod rules;
 mod sight;
 mod strict;
+mod zones;

@@ -33,6 +33,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{ANNOTATION_APPLIED, MANAGED_BY, PoolObjects, PoolSettings};
+use crate::zones;
 
 /// Name of the ConfigMap that holds the operator's CA for the proxies.
 pub const CA_CONFIG_MAP: &str = "sluice-ca";
@@ -167,10 +168,7 @@ fn pod(pool: &ProxyPool, settings: &PoolSettings) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        topology_spread_constraints: Some(vec![
-            spread("kubernetes.io/hostname"),
-            spread("topology.kubernetes.io/zone"),
-        ]),
+        topology_spread_constraints: Some(vec![spread("kubernetes.io/hostname"), spread(zones::LABEL)]),
         containers: vec![container(pool, settings)],
         volumes: Some(volumes()),
         ..PodSpec::default()
@@ -243,7 +241,12 @@ fn environment(pool: &ProxyPool) -> Vec<EnvVar> {
         }),
         ..EnvVar::default()
     };
-    let mut variables = vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")];
+    let mut variables = vec![
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        // Empty where the node has none.
+        field("POD_ZONE", &format!("metadata.labels['{}']", zones::LABEL)),
+    ];
     variables.extend(pool.spec.log_level.as_ref().map(|level| EnvVar {
         name: "RUST_LOG".to_owned(),
         value: Some(level.clone()),
@@ -389,7 +392,7 @@ mod tests {
             ])
         );
         let names: Vec<_> = container["env"].as_array().unwrap().iter().map(|variable| &variable["name"]).collect();
-        assert_eq!(names, ["POD_NAME", "POD_NAMESPACE", "RUST_LOG"]);
+        assert_eq!(names, ["POD_NAME", "POD_NAMESPACE", "POD_ZONE", "RUST_LOG"]);
         assert_eq!(
             spec["volumes"][1]["projected"]["sources"][0]["serviceAccountToken"],
             json!({ "audience": "sluice-operator", "expirationSeconds": 3600, "path": "token" })

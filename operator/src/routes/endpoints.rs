@@ -23,13 +23,13 @@ pub(super) fn endpoints(slices: &[&EndpointSlice], port: u16, intruders: Option<
     let chosen = |is: fn(&SliceEndpoint) -> bool| {
         let chosen = candidates.iter().filter(|(endpoint, _)| is(endpoint)).filter_map(|(endpoint, number)| {
             let address = endpoint.addresses.first()?.clone();
-            Some((address, *number, pod(endpoint).to_owned()))
+            Some((address, *number, pod(endpoint).to_owned(), endpoint.zone.clone().unwrap_or_default()))
         });
         chosen.collect::<BTreeSet<_>>()
     };
     let ready = chosen(is_ready);
     let places = if ready.is_empty() { chosen(is_serving) } else { ready };
-    places.into_iter().map(|(address, port, pod)| Endpoint { address, port, pod }).collect()
+    places.into_iter().map(|(address, port, pod, zone)| Endpoint { address, port, pod, zone }).collect()
 }
 
 /// Whether some endpoint of `slices` is ready.

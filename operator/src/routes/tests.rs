@@ -1,4 +1,4 @@
-use proxy_api::v1beta1::{Affinity, Match, NamedMatch, TextMatch, text_match::Kind};
+use proxy_api::v1beta1::{Affinity, Match, NamedMatch, TextMatch, ZoneProxies, text_match::Kind};
 use serde_json::{Value, json};
 
 use super::*;
@@ -9,7 +9,7 @@ fn mk_slice(endpoints: &[(&str, &str, Value)]) -> EndpointSlice {
     let endpoints: Vec<_> = endpoints
         .iter()
         .map(|(address, pod, conditions)| {
-            json!({ "addresses": [address], "conditions": conditions, "targetRef": { "kind": "Pod", "name": pod } })
+            json!({ "addresses": [address], "conditions": conditions, "zone": "eu-1a", "targetRef": { "kind": "Pod", "name": pod } })
         })
         .collect();
     serde_json::from_value(json!({
@@ -45,6 +45,7 @@ fn route(canary: &Canary) -> Route {
         service: &mk_routed(),
         stable_slices: &[&stable, &more],
         canary_slices: &[&tested],
+        proxies: &[],
     })
     .unwrap()
 }
@@ -55,7 +56,12 @@ fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
 
 #[test]
 fn a_route_in_full() {
-    let endpoint = |address: &str, port, pod: &str| Endpoint { address: address.to_owned(), port, pod: pod.to_owned() };
+    let endpoint = |address: &str, port, pod: &str| Endpoint {
+        address: address.to_owned(),
+        port,
+        pod: pod.to_owned(),
+        zone: "eu-1a".to_owned(),
+    };
     let wanted = Route {
         uid: "u-1".to_owned(),
         counter: 7,
@@ -92,6 +98,24 @@ fn a_route_in_full() {
         traffic_policy: None,
     };
     assert_eq!(route(&at("Progressing", 25)), wanted);
+}
+
+#[test]
+fn where_zones_count_the_route_says_where_the_proxies_are() {
+    let pod = json!({ "metadata": { "labels": { zones::LABEL: "eu-1a" } } });
+    let mut canary = at("Progressing", 25);
+    let policy = json!({ "loadBalancer": { "localityLbSetting": { "enabled": true } } });
+    canary.spec.service.traffic_policy = Some(serde_json::from_value(policy).unwrap());
+    let route = build(&RouteInputs {
+        canary: &canary,
+        table: &Table::rebuild([&mk_routed()]),
+        service: &mk_routed(),
+        stable_slices: &[],
+        canary_slices: &[],
+        proxies: &[Arc::new(serde_json::from_value(pod).unwrap())],
+    });
+    let setting = route.unwrap().traffic_policy.unwrap().load_balancer.unwrap().locality_lb_setting;
+    assert_eq!(setting.unwrap().proxies, [ZoneProxies { zone: "eu-1a".to_owned(), proxies: 1 }]);
 }
 
 #[test]
@@ -181,6 +205,7 @@ fn a_refused_version_that_was_shipped_past_the_hold_serves_when_it_is_all_there_
             service: &mk_routed(),
             stable_slices: &[&shipped],
             canary_slices: &[],
+            proxies: &[],
         };
         stable_ready(&build(&inputs).unwrap())
     };
@@ -269,7 +294,7 @@ fn timeouts_are_in_milliseconds() {
 
 fn build_with(table: &Table, service: &Service) -> Option<Route> {
     let canary = at("Initialized", 0);
-    build(&RouteInputs { canary: &canary, table, service, stable_slices: &[], canary_slices: &[] })
+    build(&RouteInputs { canary: &canary, table, service, stable_slices: &[], canary_slices: &[], proxies: &[] })
 }
 
 #[test]
@@ -304,6 +329,7 @@ fn the_stable_arm_covers_the_canary_when_it_has_each_of_its_endpoints() {
             service: &service,
             stable_slices,
             canary_slices: &[&tested],
+            proxies: &[],
         })
     };
     assert_eq!(with(&[&half]), (1, 2));

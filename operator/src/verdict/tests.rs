@@ -56,7 +56,12 @@ impl Bed {
     fn set(&mut self, weight: u32, pods: usize) {
         self.counter += 1;
         self.weight = weight;
-        let endpoint = |i: usize| Endpoint { address: format!("10.0.0.{i}"), port: 80, pod: format!("pod-{i}") };
+        let endpoint = |i: usize| Endpoint {
+            address: format!("10.0.0.{i}"),
+            port: 80,
+            pod: format!("pod-{i}"),
+            zone: String::new(),
+        };
         self.publisher.set(Route {
             uid: "u1".to_owned(),
             counter: self.counter,

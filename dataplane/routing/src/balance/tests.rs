@@ -82,12 +82,12 @@ impl Fake {
 }
 
 fn mk(algorithm: Algorithm) -> Balance {
-    Balance { algorithm, warmup: None }
+    Balance { algorithm, warmup: None, locality: None }
 }
 
 fn mk_simple(simple: api::load_balancer::Simple, warmup: Option<api::Warmup>) -> Result<Option<Balance>, Invalid> {
     let algorithm = Some(api::load_balancer::Algorithm::Simple(simple.into()));
-    Balance::compile(&api::LoadBalancer { algorithm, warmup })
+    Balance::compile(&api::LoadBalancer { algorithm, warmup, ..Default::default() })
 }
 
 #[test]
@@ -194,10 +194,57 @@ fn what_is_asked_for_is_what_is_done() {
     }
     assert_eq!(mk_simple(Simple::PeakEwma, None), Ok(None), "the default costs nothing");
     assert_eq!(Balance::compile(&api::LoadBalancer::default()), Ok(None));
-    let unknown = api::LoadBalancer { algorithm: Some(Asked::Simple(9)), warmup: None };
+    let unknown = api::LoadBalancer { algorithm: Some(Asked::Simple(9)), ..Default::default() };
     assert_eq!(Balance::compile(&unknown), Err(Invalid::Simple(9)));
     let key = Some(api::consistent_hash::Key::UseSourceIp(true));
     let algorithm = Some(Asked::ConsistentHash(api::ConsistentHash { key }));
     let warmup = Some(api::Warmup { duration_ms: 1, ..Default::default() });
-    assert_eq!(Balance::compile(&api::LoadBalancer { algorithm, warmup }), Err(Invalid::WarmHash));
+    let hashed = api::LoadBalancer { algorithm, warmup, ..Default::default() };
+    assert_eq!(Balance::compile(&hashed), Err(Invalid::WarmHash));
+    let locality_lb_setting = Some(api::LocalityLbSetting::default());
+    let near = api::LoadBalancer { locality_lb_setting, ..Default::default() };
+    assert_eq!(Balance::compile(&near).unwrap().unwrap().name(), DEFAULT);
+    let both = api::LoadBalancer {
+        warmup: None,
+        ..api::LoadBalancer { locality_lb_setting: near.locality_lb_setting, ..hashed }
+    };
+    assert_eq!(Balance::compile(&both), Err(Invalid::NearHash));
+}
+
+#[test]
+fn every_algorithm_chooses_within_the_zone_and_leaves_it_only_for_want_of_an_endpoint() {
+    let target = |place: u8| crate::table::Target {
+        address: SocketAddr::from(([10, 0, 0, place], 80)),
+        pod: String::new(),
+        zone: if place.is_multiple_of(2) { "a".into() } else { "b".into() },
+    };
+    let targets: Vec<_> = (0..6).map(target).collect();
+    let of_zone = |zone: &str| api::ZoneProxies { zone: zone.into(), proxies: 1 };
+    let locality = Locality::compile(&api::LocalityLbSetting { proxies: vec![of_zone("a"), of_zone("b")] });
+    let [zones, _] = locality.prefer("a", [&targets, &[]], false).unwrap();
+    for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random] {
+        let (balance, fake) = (mk(algorithm.clone()), Fake::new(&[1; 6]));
+        let rounds: Vec<_> = (0..zones.count()).map(|_| Round::default()).collect();
+        let round = Round::default();
+        let counts = |excluded: &dyn Fn(usize) -> bool| {
+            let mut counts = [0_u32; 6];
+            for random in (0..6_000).map(mix) {
+                let now = || Duration::ZERO;
+                let chosen = balance.choose_near(&zones, &fake, (&rounds, &round), random, excluded, now);
+                counts[chosen.unwrap()] += 1;
+            }
+            counts
+        };
+        let near = counts(&|_| false);
+        assert!([0, 2, 4].iter().all(|place| near[*place].abs_diff(2_000) < 250), "{algorithm:?}: {near:?}");
+        assert_eq!(near[1] + near[3] + near[5], 0, "{algorithm:?}");
+        // Two thirds of the zone are out: two thirds of its requests are for the four that are left of the arm.
+        let some = counts(&|place| place == 0 || place == 2);
+        assert!((0..6).all(|place| (some[place] == 0) == (place == 0 || place == 2)), "{algorithm:?}: {some:?}");
+        assert!(some[4].abs_diff(3_000) < 300, "{algorithm:?}: {some:?}");
+        let abroad = counts(&|place| place.is_multiple_of(2));
+        assert!([1, 3, 5].iter().all(|place| abroad[*place].abs_diff(2_000) < 250), "{algorithm:?}: {abroad:?}");
+        let (now, nobody) = (|| Duration::ZERO, |_| true);
+        assert_eq!(balance.choose_near(&zones, &fake, (&rounds, &round), 1, nobody, now), None, "{algorithm:?}");
+    }
 }

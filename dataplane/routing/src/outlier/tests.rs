@@ -9,7 +9,9 @@ fn policy() -> Policy {
 }
 
 fn targets(count: u16) -> Vec<Target> {
-    (1..=count).map(|port| Target { address: ([10, 0, 0, 1], port).into(), pod: format!("pod-{port}") }).collect()
+    (1..=count)
+        .map(|port| Target { address: ([10, 0, 0, 1], port).into(), pod: format!("pod-{port}"), zone: String::new() })
+        .collect()
 }
 
 fn ward(policy: Policy, count: u16) -> Ward {
