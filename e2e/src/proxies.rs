@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use kube::ResourceExt as _;
 use proxy_api::{PROXY_ADMIN_PORT, metrics};
+use serde_json::Value;
 
 use crate::watching::is_ready;
 use crate::world::{SOON, Shop};
@@ -16,16 +17,30 @@ use crate::world::{SOON, Shop};
 /// When the pods cannot be listed. A proxy that does not answer counts as having no route.
 pub async fn weights(shop: &Shop) -> Result<Vec<Option<i32>>> {
     let weight = |text: Result<String>| gauge(&text.unwrap_or_default(), metrics::WEIGHT, &shop.name);
-    Ok(each(shop).await?.into_iter().map(|(_, text)| weight(text)).collect())
+    Ok(each(shop, "metrics").await?.into_iter().map(|(_, text)| weight(text)).collect())
 }
 
-/// Each ready proxy's pod, and what its `/metrics` says.
-async fn each(shop: &Shop) -> Result<Vec<(String, Result<String>)>> {
+/// What each ready proxy says of the ports of the shop's Service in its `/clusters`.
+///
+/// # Errors
+/// When the pods cannot be listed, or one does not answer.
+pub async fn clusters(shop: &Shop) -> Result<Vec<Vec<Value>>> {
+    let service = format!("{}/{}", shop.namespace, shop.name);
+    let ports = |(_, text): (String, Result<String>)| {
+        let clusters: Value = serde_json::from_str(&text?)?;
+        let ports = clusters["ports"].as_array().cloned().unwrap_or_default();
+        Ok(ports.into_iter().filter(|port| port["service"] == service.as_str()).collect())
+    };
+    each(shop, "clusters").await?.into_iter().map(ports).collect()
+}
+
+/// Each ready proxy's pod, and what its admin port says at `path`.
+async fn each(shop: &Shop, path: &str) -> Result<Vec<(String, Result<String>)>> {
     let mut all = Vec::new();
     for pod in shop.proxies().await?.into_iter().filter(is_ready) {
         let name = pod.name_any();
         let Some(address) = pod.status.and_then(|status| status.pod_ip) else { continue };
-        all.push((name, metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/metrics")).await));
+        all.push((name, metrics_of(&format!("http://{address}:{PROXY_ADMIN_PORT}/{path}")).await));
     }
     Ok(all)
 }
@@ -36,7 +51,7 @@ async fn each(shop: &Shop) -> Result<Vec<(String, Result<String>)>> {
 /// When the pods cannot be listed or one does not answer: its share would be missing.
 pub async fn total(shop: &Shop, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
     let mut sum = 0;
-    for (_, text) in each(shop).await? {
+    for (_, text) in each(shop, "metrics").await? {
         sum += counted(&text?, name, &[&[(metrics::LABEL_CANARY, shop.name.as_str())], labels].concat());
     }
     Ok(sum)
@@ -51,7 +66,7 @@ pub async fn busiest(shop: &Shop) -> Result<String> {
     let deadline = Instant::now() + SOON;
     loop {
         let mut counts = BTreeMap::new();
-        for (pod, text) in each(shop).await? {
+        for (pod, text) in each(shop, "metrics").await? {
             let count = counted(&text?, metrics::REQUESTS_TOTAL, &[(metrics::LABEL_CANARY, shop.name.as_str())]);
             counts.insert(pod, count);
         }
@@ -81,7 +96,7 @@ pub fn counted(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
         .sum()
 }
 
-/// What a `/metrics` says.
+/// What an admin port says, such as its `/metrics`.
 ///
 /// # Errors
 /// When it does not answer within a second.

@@ -107,7 +107,7 @@ fn bad_fields() -> Vec<BadField> {
         (
             "/spec/service/trafficPolicy",
             json!({ "loadBalancer": {} }),
-            &["loadBalancer needs simple, consistentHash or warmup"],
+            &["loadBalancer needs simple, consistentHash, warmup or localityLbSetting"],
         ),
         (
             "/spec/service/trafficPolicy",
@@ -133,6 +133,16 @@ fn bad_fields() -> Vec<BadField> {
             "/spec/service/trafficPolicy",
             json!({ "loadBalancer": { "consistentHash": { "useSourceIp": true }, "warmup": { "duration": "60s" } } }),
             &["warmup does not go with consistentHash"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "consistentHash": { "useSourceIp": true }, "localityLbSetting": { "enabled": true } } }),
+            &["localityLbSetting does not go with consistentHash"],
+        ),
+        (
+            "/spec/service/trafficPolicy",
+            json!({ "loadBalancer": { "localityLbSetting": {} } }),
+            &["localityLbSetting.enabled", "Required"],
         ),
         (
             "/spec/service/trafficPolicy",

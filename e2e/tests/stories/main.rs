@@ -15,6 +15,7 @@ mod requests;
 mod scaling;
 mod story;
 mod verdict;
+mod zones;
 
 use std::process::ExitCode;
 

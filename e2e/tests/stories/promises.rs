@@ -1,7 +1,7 @@
 //! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
 
 use crate::story::{Promise, Story};
-use crate::{adoption, audience, bad_input, budget, outages, releases, requests, scaling, verdict};
+use crate::{adoption, audience, bad_input, budget, outages, releases, requests, scaling, verdict, zones};
 
 macro_rules! promise {
     ($name:literal, $tell:path) => {
@@ -34,6 +34,7 @@ fn side_by_side() -> Vec<Promise> {
             "an_unpullable_image_never_gets_traffic_and_rolls_back_at_the_deadline_with_the_reason",
             releases::unpullable
         ),
+        promise!("requests_stay_in_their_zone_in_both_versions_or_in_neither", zones::both_or_neither),
         promise!("names_of_63_characters_are_released_like_short_ones", releases::longest_names),
         promise!("a_revert_in_git_while_held_rolls_nothing", releases::revert_while_held),
         promise!("a_new_template_in_mid_release_starts_over_with_the_newest", releases::newest_template_wins),
