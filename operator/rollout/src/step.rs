@@ -16,6 +16,7 @@ use self::{
     idle::{idle, initializing, start_over},
     progressing::progressing,
     promoting::{finalising, promoting},
+    release::Pass,
 };
 use crate::{
     decision::{Decision, Happening},
@@ -75,6 +76,7 @@ fn advance(
     if seen.deleting || state.phase == Phase::Terminating {
         return State { phase: Phase::Terminating, weight: 0, reason: Reason::Deleting, ..state.clone() };
     }
+    let pass = |target| Pass { plan, state, seen, target, now };
     match (&seen.target, state.phase) {
         (_, Phase::Initializing) => initializing(state, seen, happenings),
         (Target::Missing, _) => start_over(state, Reason::TargetMissing),
@@ -84,8 +86,8 @@ fn advance(
         (Target::Present(target), Phase::Initialized | Phase::Waiting | Phase::Succeeded | Phase::Failed) => {
             idle(plan, state, seen, target, happenings)
         }
-        (Target::Present(target), Phase::Progressing) => progressing(plan, state, seen, target, now, happenings),
-        (Target::Present(target), Phase::Promoting) => promoting(plan, state, seen, target, now, happenings),
+        (Target::Present(target), Phase::Progressing) => progressing(pass(target), happenings),
+        (Target::Present(target), Phase::Promoting) => promoting(pass(target), happenings),
         (Target::Present(target), Phase::Finalising) => finalising(state, seen, target, happenings),
         (_, Phase::Terminating) => state.clone(),
     }

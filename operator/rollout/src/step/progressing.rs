@@ -3,31 +3,23 @@
 //! A pass either gives the canary other traffic, or waits for every proxy to have it, or judges. Failed checks are counted over
 //! the release, passed ones at each step.
 
-use chrono::{DateTime, Utc};
-
-use super::release::{Supply, deadline, held_by_people, judgement, may_begin, rolled_back, stopped, supply};
+use super::release::{Pass, Supply, deadline, held_by_people, judgement, may_begin, rolled_back, stopped, supply};
 use crate::{
     decision::{CopiesEnd, Happening},
-    observation::{Check, Judgement, Observation, TargetView},
+    observation::{Check, Judgement, Observation},
     plan::Plan,
     reason::Reason,
     state::{Mirror, Phase, State},
     traffic::canary_size,
 };
 
-pub(super) fn progressing(
-    plan: &Plan,
-    state: &State,
-    seen: &Observation,
-    target: &TargetView,
-    now: DateTime<Utc>,
-    happenings: &mut Vec<Happening>,
-) -> State {
-    if let Some(next) = stopped(plan, state, seen, target, happenings) {
+pub(super) fn progressing(pass: Pass<'_>, happenings: &mut Vec<Happening>) -> State {
+    if let Some(next) = stopped(pass, happenings) {
         return next;
     }
+    let Pass { plan, state, seen, target, now } = pass;
     let mut next = state.clone();
-    if plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary) {
+    if pass.is_overruled() {
         if state.mirror.is_copying() {
             happenings.push(Happening::CopiesEnded(CopiesEnd::Overruled));
         }
@@ -67,7 +59,7 @@ pub(super) fn progressing(
         next.reason = hold.unwrap_or(if seen.route.acknowledged { judging(state) } else { Reason::WaitingForProxies });
         return next;
     }
-    judge(plan, next, seen, &supply, hold, now, happenings)
+    judge(pass, &supply, hold, next, happenings)
 }
 
 /// What is being judged.
@@ -75,15 +67,15 @@ const fn judging(state: &State) -> Reason {
     if state.mirror.is_copying() { Reason::Mirroring } else { Reason::Judging }
 }
 
+/// `next` as it is after the check of this pass, if one was made, and after what the verdict says.
 fn judge(
-    plan: &Plan,
-    mut next: State,
-    seen: &Observation,
+    pass: Pass<'_>,
     supply: &Supply,
     hold: Option<Reason>,
-    now: DateTime<Utc>,
+    mut next: State,
     happenings: &mut Vec<Happening>,
 ) -> State {
+    let Pass { plan, seen, now, state: _, target: _ } = pass;
     let enough = checks_needed(plan, &next);
     match &seen.check {
         Check::NotMade => {}

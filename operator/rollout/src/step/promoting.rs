@@ -2,26 +2,17 @@
 //!
 //! The adoption itself is an effect that `desired` asks for; here it is only noticed.
 
-use chrono::{DateTime, Utc};
-
-use super::release::{deadline, ended, held_by_people, may_begin, rolled_back, stopped, supply};
+use super::release::{Pass, deadline, ended, held_by_people, may_begin, rolled_back, stopped, supply};
 use crate::{
     decision::Happening,
     observation::{Observation, Paused, TargetView},
-    plan::Plan,
     reason::Reason,
     state::{Phase, State},
     traffic::FULL_WEIGHT,
 };
 
-pub(super) fn promoting(
-    plan: &Plan,
-    state: &State,
-    seen: &Observation,
-    target: &TargetView,
-    now: DateTime<Utc>,
-    happenings: &mut Vec<Happening>,
-) -> State {
+pub(super) fn promoting(pass: Pass<'_>, happenings: &mut Vec<Happening>) -> State {
+    let Pass { plan, state, seen, target, now } = pass;
     if seen.canary.as_ref().is_some_and(|set| set.adopted) {
         return State {
             phase: Phase::Finalising,
@@ -32,7 +23,7 @@ pub(super) fn promoting(
             ..state.clone()
         };
     }
-    if let Some(next) = stopped(plan, state, seen, target, happenings) {
+    if let Some(next) = stopped(pass, happenings) {
         return next;
     }
     let mut next = state.clone();

@@ -11,6 +11,30 @@ use crate::{
     state::{Mirror, Phase, Revision, State},
 };
 
+/// What one pass over a release goes by.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub(super) plan: &'a Plan,
+    /// Where the release stands.
+    pub(super) state: &'a State,
+    pub(super) seen: &'a Observation,
+    /// The Deployment of `seen`.
+    pub(super) target: &'a TargetView,
+    pub(super) now: DateTime<Utc>,
+}
+
+impl Pass<'_> {
+    /// People want the version promoted whatever is measured.
+    pub(super) fn is_overruled(&self) -> bool {
+        self.plan.skip_analysis || is_for(self.seen.verbs.promote.as_ref(), self.state)
+    }
+}
+
+/// Whether a verb is for the revision under test; one for another revision says nothing.
+fn is_for(verb: Option<&Revision>, state: &State) -> bool {
+    verb.is_some() && verb == state.canary.as_ref()
+}
+
 pub(super) fn started(plan: &Plan, state: &State, canary: &Revision) -> State {
     State {
         phase: Phase::Progressing,
@@ -45,30 +69,19 @@ pub(super) fn rolled_back(state: &State, failure: Failure, happenings: &mut Vec<
 }
 
 /// What a release under way does before anything else: gives way, stands still, or ends.
-pub(super) fn stopped(
-    plan: &Plan,
-    state: &State,
-    seen: &Observation,
-    target: &TargetView,
-    happenings: &mut Vec<Happening>,
-) -> Option<State> {
-    if let Some(next) = interrupted(plan, state, seen, target, happenings) {
+pub(super) fn stopped(pass: Pass<'_>, happenings: &mut Vec<Happening>) -> Option<State> {
+    if let Some(next) = interrupted(pass, happenings) {
         return Some(next);
     }
-    if plan.suspended {
-        return Some(State { reason: Reason::Suspended, ..state.clone() });
+    if pass.plan.suspended {
+        return Some(State { reason: Reason::Suspended, ..pass.state.clone() });
     }
-    condemned(plan, state, seen).map(|failure| rolled_back(state, failure, happenings))
+    condemned(pass).map(|failure| rolled_back(pass.state, failure, happenings))
 }
 
 /// What ends a release from outside, in either of its phases before the adoption.
-fn interrupted(
-    plan: &Plan,
-    state: &State,
-    seen: &Observation,
-    target: &TargetView,
-    happenings: &mut Vec<Happening>,
-) -> Option<State> {
+fn interrupted(pass: Pass<'_>, happenings: &mut Vec<Happening>) -> Option<State> {
+    let Pass { plan, state, seen, target, now: _ } = pass;
     let template = &target.template.revision;
     if state.canary.as_ref() != Some(template) {
         if state.stable.as_ref() == Some(template) || target.template.restart_only {
@@ -81,7 +94,7 @@ fn interrupted(
     if target.replicas == 0 {
         return Some(State { phase: Phase::Succeeded, reason: Reason::ScaledToZero, ..ended(state) });
     }
-    if seen.verbs.abort.is_some() && seen.verbs.abort == state.canary {
+    if is_for(seen.verbs.abort.as_ref(), state) {
         return Some(rolled_back(state, Failure::Aborted, happenings));
     }
     None
@@ -89,10 +102,9 @@ fn interrupted(
 
 /// The verdict may end a release at any moment, whatever the interval of the checks. People who asked for a version to be
 /// promoted unjudged get it.
-fn condemned(plan: &Plan, state: &State, seen: &Observation) -> Option<Failure> {
-    let unjudged = plan.skip_analysis || (seen.verbs.promote.is_some() && seen.verbs.promote == state.canary);
-    match judgement(state, seen) {
-        Judgement::Condemned(failure) if !unjudged => Some(failure.clone()),
+fn condemned(pass: Pass<'_>) -> Option<Failure> {
+    match judgement(pass.state, pass.seen) {
+        Judgement::Condemned(failure) if !pass.is_overruled() => Some(failure.clone()),
         Judgement::Condemned(_) | Judgement::NotAsked | Judgement::Fine(..) | Judgement::Open(_) => None,
     }
 }
@@ -106,7 +118,7 @@ pub(super) fn held_by_people(state: &State, seen: &Observation, target: &TargetV
     if target.paused == Paused::ByManifest {
         return Some(Reason::PausedByManifest);
     }
-    (seen.verbs.pause.is_some() && seen.verbs.pause == state.canary).then_some(Reason::Paused)
+    is_for(seen.verbs.pause.as_ref(), state).then_some(Reason::Paused)
 }
 
 /// The canary's pods against what a weight needs.
