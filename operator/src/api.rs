@@ -53,10 +53,10 @@ impl ApiError {
         self.code() == Some(404)
     }
 
-    /// Forbidden or invalid: a retry of the same request fails alike.
+    /// The object would not be valid, or a test of the JSON patch has failed: read again, decide again.
     #[must_use]
-    pub fn is_refused(&self) -> bool {
-        matches!(self.code(), Some(403 | 422))
+    pub fn is_invalid(&self) -> bool {
+        self.code() == Some(422)
     }
 
     /// The namespace is being deleted, and nothing new is let into it: a retry helps nobody, and there is nobody to help.

@@ -209,8 +209,8 @@ impl Workload<'_> {
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("the patch is written above");
         match call(act, api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
-            // 422 is a failed test of the patch.
-            Err(error) if error.is_conflict() || error.is_refused() => {
+            // A right that is lacking is no change: it is told, and not tried again five times a second.
+            Err(error) if error.is_conflict() || error.is_invalid() => {
                 tracing::debug!(error = %crate::telemetry::Chain(&error), "conditional write refused");
                 Err(WorkloadError::Stale("the object"))
             }
