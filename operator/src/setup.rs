@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     Canary,
-    names::{ANNOTATION_RESTARTED_AT, FINALIZER, POOL_NAME},
+    names::{ANNOTATION_RESTARTED_AT, FINALIZER, HOLD_POLICY, POOL_NAME, ROUTE_POLICY},
 };
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -64,10 +64,15 @@ pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<S
     }
     let name = services::service_name(&world.canary);
     let Some(service) = &world.service else {
-        return Ok(Setup::Pending(format!("Service {name} does not exist")));
+        return Ok(Setup::Pending(format!(
+            "Service {name} does not exist: create it, or name yours in spec.service.name"
+        )));
     };
     let Some(template) = world.template() else {
-        return Ok(Setup::Pending(format!("Deployment {} does not exist", world.canary.spec.target_ref.name)));
+        let target = &world.canary.spec.target_ref.name;
+        return Ok(Setup::Pending(format!(
+            "Deployment {target} does not exist: create it, and this goes on by itself"
+        )));
     };
     if let Some(why) = services::refusal(service, &world.canary, &pod_labels(template)) {
         return Ok(Setup::Refused(why));
@@ -84,19 +89,19 @@ pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<S
         return routed(context, world, state).await;
     }
     if !pool_ready || world.live_proxies.is_empty() {
-        return Ok(Setup::Pending("the proxies are starting".to_owned()));
+        return Ok(Setup::Pending(format!("the proxies are starting: see Deployment {POOL_NAME}")));
     }
     if !context.acknowledged(world, state.counter) {
         return Ok(Setup::Pending("waiting until every proxy has acknowledged the route".to_owned()));
     }
     let reachable = feed::route(world).map_or(0, |route| routes::stable_ready(&route));
     if reachable == 0 {
-        return Ok(Setup::Pending("no ready pod is known to the proxies yet".to_owned()));
+        return Ok(Setup::Pending(format!("no pod that Service {name} selects is ready yet")));
     }
     ensure_bindings(context, None).await?;
     match services::touch(&context.client, service, &table, Routing::Routed).await {
         Ok(_) => Ok(Setup::Pending("the Service has just been routed to the proxies".to_owned())),
-        Err(ServiceError::NotYet { .. }) => Ok(Setup::Pending("the route policy is not in force yet".to_owned())),
+        Err(ServiceError::NotYet { .. }) => Ok(Setup::Pending(not_in_force(ROUTE_POLICY))),
         Err(error) => Err(SetupError::Service(error)),
     }
 }
@@ -105,12 +110,17 @@ pub async fn ensure(context: &Context, world: &World, state: &State) -> Result<S
 async fn routed(context: &Context, world: &World, state: &State) -> Result<Setup, SetupError> {
     ensure_bindings(context, None).await?;
     if world.live_proxies.is_empty() {
-        return Ok(Setup::Pending("no proxy is ready".to_owned()));
+        return Ok(Setup::Pending(format!("no proxy is ready: see Deployment {POOL_NAME}")));
     }
     if state.phase == Phase::Initializing && !hold_works(context, world).await? {
-        return Ok(Setup::Pending("the hold policy is not in force yet".to_owned()));
+        return Ok(Setup::Pending(not_in_force(HOLD_POLICY)));
     }
     Ok(Setup::Ready)
+}
+
+/// The API server takes notice of a binding within a second or two; after that it is the policy that is missing.
+fn not_in_force(policy: &str) -> String {
+    format!("MutatingAdmissionPolicy {policy} is not in force yet; if this stays, look whether it is installed")
 }
 
 /// Another Canary that was there first and wants the same Deployment or Service.
