@@ -30,13 +30,9 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 
-use crate::pool::CA_CONFIG_MAP;
+use crate::{pool::CA_CONFIG_MAP, services, wakes::Waker};
 
-/// Wake-ups that may wait for the controller or the route feed; past it one is dropped, and the next pass by the clock
-/// finds the change.
-const WAKE_QUEUE: usize = 65_536;
 /// Seconds after which the server ends a watch; kube's own default, the longest that its idle timeout allows.
 const WATCH_TIMEOUT_SECONDS: u32 = 290;
 /// Objects per page of a list.
@@ -58,33 +54,6 @@ pub struct Caches {
     pub pool_budgets: Store<PodDisruptionBudget>,
     pub templates: Store<MetricTemplate>,
     pub bindings: Store<MutatingAdmissionPolicyBinding>,
-}
-
-/// Names one Canary.
-pub type Key = ObjectRef<Canary>;
-
-/// Receives the keys of Canaries that an event concerns.
-#[derive(Clone)]
-pub struct Waker {
-    senders: Vec<mpsc::Sender<Key>>,
-}
-
-impl Waker {
-    /// A waker with `count` receivers, each of which sees every key.
-    #[must_use]
-    pub fn new(count: usize) -> (Self, Vec<mpsc::Receiver<Key>>) {
-        let (senders, receivers) = (0..count).map(|_| mpsc::channel(WAKE_QUEUE)).unzip();
-        (Self { senders }, receivers)
-    }
-
-    /// Wakes the passes of one Canary.
-    pub fn wake(&self, key: &Key) {
-        for sender in &self.senders {
-            if sender.try_send(key.clone()).is_err() {
-                tracing::debug!("wake queue full");
-            }
-        }
-    }
 }
 
 /// What an event of one kind wakes.
@@ -307,7 +276,7 @@ fn wake(waker: &Waker, canaries: &Store<Canary>, object: &ObjectMeta, wakes: Wak
 
 fn is_related(canary: &Canary, object: &ObjectMeta) -> bool {
     let target = canary.spec.target_ref.name.as_str();
-    let service = crate::validate::service_name(&canary.spec);
+    let service = services::service_name(canary);
     let name = object.name.as_deref().unwrap_or_default();
     let owners = object.owner_references.as_deref().unwrap_or_default();
     let label = object.labels.as_ref().and_then(|labels| labels.get(CANARY_LABEL));

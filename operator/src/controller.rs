@@ -25,7 +25,6 @@ use kube::{
     },
 };
 use rollout::{Check, Phase, Reason, Route, Setup, State};
-use tokio::sync::mpsc;
 
 pub use self::{context::Context, error::Error};
 use self::{
@@ -33,10 +32,10 @@ use self::{
     writing::{add_finalizer, carry_out, persist},
 };
 use crate::{
-    caches::Key,
     feed,
     observe::{self, World},
     status, teardown, validate,
+    wakes::Wakes,
 };
 
 /// Canaries that are reconciled at the same time.
@@ -47,11 +46,11 @@ const PASS_DEADLINE: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 
 /// Reconciles every Canary, woken by `wakes`, until the future is dropped.
-pub async fn run(context: Arc<Context>, wakes: mpsc::Receiver<Key>) {
+pub async fn run(context: Arc<Context>, wakes: Wakes) {
     let request = |obj_ref| ReconcileRequest { obj_ref, reason: ReconcileReason::Unknown };
     let all: Vec<_> =
         context.caches.canaries.state().iter().map(|canary| ObjectRef::from_obj(canary.as_ref())).collect();
-    let wakes = stream::unfold(wakes, |mut wakes| async { wakes.recv().await.map(|key| (key, wakes)) });
+    let wakes = stream::unfold(wakes, |mut wakes| async { Some((wakes.next().await, wakes)) });
     let queue = stream::iter(all).chain(wakes).map(move |key| Ok::<_, std::convert::Infallible>(request(key)));
     let store = context.caches.canaries.clone();
     let config = controller::Config::default().concurrency(CONCURRENCY);
@@ -91,7 +90,7 @@ async fn guarded(canary: Arc<Canary>, context: Arc<Context>) -> Result<Action, E
         }
         Err(error) => {
             context.metrics.reconciled(error.class(), started.elapsed());
-            if error.class() == "conflict" {
+            if error.is_conflict() {
                 tracing::debug!(error = %crate::telemetry::Chain(error), "pass started over");
             } else if error.is_leaving() {
                 tracing::debug!(error = %crate::telemetry::Chain(error), "the namespace is being deleted");
@@ -107,7 +106,7 @@ fn retry(canary: &Canary, error: &Error, context: &Context) -> Action {
     let mut memory = context.remember(canary);
     memory.failures = memory.failures.saturating_add(1);
     let doubled = RETRY.0.saturating_mul(1 << memory.failures.min(10));
-    Action::requeue(if error.class() == "conflict" { RETRY.0 } else { doubled.min(RETRY.1) })
+    Action::requeue(if error.is_conflict() { RETRY.0 } else { doubled.min(RETRY.1) })
 }
 
 async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {

@@ -5,26 +5,26 @@
 use std::collections::HashMap;
 
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
-use tokio::sync::mpsc;
 
 use crate::{
-    caches::{Caches, Key},
+    caches::Caches,
     observe::World,
     pool,
     publish::Publisher,
     routes::{self, RouteInputs},
     table::Table,
+    wakes::{Key, Wakes},
 };
 
-/// Computes every route once, lets the publisher begin, then follows the wake-ups. Ends when they do.
-pub async fn run(caches: Caches, publisher: Publisher, mut wakes: mpsc::Receiver<Key>) {
+/// Computes every route once, lets the publisher begin, then follows the wake-ups, for ever.
+pub async fn run(caches: Caches, publisher: Publisher, mut wakes: Wakes) {
     let mut published = HashMap::new();
     for canary in caches.canaries.state() {
         publish(&caches, &publisher, &ObjectRef::from_obj(canary.as_ref()), &mut published);
     }
     publisher.synced();
-    while let Some(key) = wakes.recv().await {
-        publish(&caches, &publisher, &key, &mut published);
+    loop {
+        publish(&caches, &publisher, &wakes.next().await, &mut published);
     }
 }
 

@@ -35,5 +35,6 @@ pub mod telemetry;
 pub mod template;
 pub mod validate;
 pub mod verdict;
+pub mod wakes;
 pub mod workload;
 pub mod zones;

@@ -16,7 +16,7 @@ use crate::{
     alerts,
     args::RunArgs,
     authority::Authority,
-    caches::{self, Caches, Waker},
+    caches::{self, Caches},
     controller::{self, Context},
     feed,
     identity::Identities,
@@ -26,6 +26,7 @@ use crate::{
     pool::PoolSettings,
     publish::{self, Publisher},
     report::Desk,
+    wakes::{Waker, Wakes},
 };
 
 /// Longest time that letting the lease go may take; above the deadline of one call about it.
@@ -43,13 +44,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let config = kube::Config::infer().await.context("cannot find the API server")?;
     let client = admin::client(config, &health, &metrics).context("cannot make a client for the API server")?;
     let stop = CancellationToken::new();
-    let admin_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_ADMIN_PORT)).await?;
+    let admin_listener = listen("the admin server", proxy_api::OPERATOR_ADMIN_PORT).await?;
     tokio::spawn(admin::serve(admin_listener, health.clone(), metrics.clone(), stop.clone()));
 
     let authority = Authority::open(&client, &args.pod_namespace).await.context("cannot open the CA")?;
     tokio::spawn(authority.clone().run(stop.clone()));
     let publisher = Publisher::new(&metrics);
-    let config_listener = TcpListener::bind(("0.0.0.0", proxy_api::OPERATOR_CONFIG_PORT)).await?;
+    let config_listener = listen("the config stream", proxy_api::OPERATOR_CONFIG_PORT).await?;
     let identities = Identities::new(client.clone());
     let served =
         publish::serve(config_listener, Some(authority.server_config()), identities, publisher.clone(), stop.clone());
@@ -79,6 +80,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     lead(&args, &client, &health, metrics, context, (reconcile_wakes, waker), &stop).await?;
     publisher.shutdown();
     Ok(())
+}
+
+async fn listen(what: &str, port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("cannot listen for {what} on port {port}"))
 }
 
 fn context(
@@ -144,7 +149,7 @@ async fn lead(
     health: &Health,
     metrics: Metrics,
     context: Arc<Context>,
-    (wakes, waker): (tokio::sync::mpsc::Receiver<caches::Key>, Waker),
+    (wakes, waker): (Wakes, Waker),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (sender, mut leading) = watch::channel(false);
@@ -176,8 +181,8 @@ async fn lead(
             () = beats => {}
         }
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     tokio::select! {
         ended = &mut election => {
             ended.context("the election panicked")?.context("leadership is lost")?;

@@ -61,7 +61,7 @@ pub struct AskedPort {
     pub target: IntOrString,
 }
 
-/// Name of the Service that the Canary routes.
+/// Name of the Service that the Canary routes: the target's where none is given.
 #[must_use]
 pub fn service_name(canary: &Canary) -> &str {
     canary.spec.service.name.as_deref().unwrap_or(&canary.spec.target_ref.name)

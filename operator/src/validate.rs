@@ -113,12 +113,6 @@ pub fn metrics(analysis: &Analysis) -> Vec<Metric> {
     })
 }
 
-/// Name of the Service: the target's where none is given.
-#[must_use]
-pub fn service_name(spec: &CanarySpec) -> &str {
-    spec.service.name.as_deref().unwrap_or(&spec.target_ref.name)
-}
-
 /// A time such as `500ms`, `10s`, `1m` or `1h`.
 #[must_use]
 pub fn duration(text: &str) -> Option<TimeDelta> {

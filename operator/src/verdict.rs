@@ -19,11 +19,7 @@ use rollout::{
 };
 use tokio::time::MissedTickBehavior;
 
-use crate::{
-    caches::{Caches, Waker},
-    publish::Publisher,
-    status, validate,
-};
+use crate::{caches::Caches, publish::Publisher, status, validate, wakes::Waker};
 
 /// How often engines are fed; proxies report as often.
 const EVERY: Duration = Duration::from_secs(1);

@@ -26,6 +26,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What was read has changed since: not worth a word, and tried again at once.
+    #[must_use]
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict(_) | Self::Workload(WorkloadError::Stale(_)))
+    }
+
     /// Class for the metric.
     #[must_use]
     pub const fn class(&self) -> &'static str {
