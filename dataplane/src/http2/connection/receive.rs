@@ -189,7 +189,14 @@ impl Connection {
         if self.idle(head.stream) {
             return Err(Reason::PROTOCOL_ERROR);
         }
+        // Whoever reset it first, nothing may come after this (§5.1).
+        if let Some(place) = self.resets.iter().rposition(|number| *number == head.stream) {
+            self.resets.remove(place);
+        }
         let Some(stream) = self.streams.get_mut(&head.stream) else { return Ok(()) };
+        if matches!(stream.error, Some(Error::Fault(_))) {
+            stream.error = None;
+        }
         stream.fail(Error::Reset(Reason(code)));
         if let Some(place) = self.accepted.iter().rposition(|accepted| accepted.stream == head.stream) {
             // Nobody has looked at it yet, and nobody need.

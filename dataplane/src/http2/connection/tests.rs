@@ -242,6 +242,29 @@ fn what_is_against_the_rules_of_a_stream_resets_it_and_the_others_go_on() {
 }
 
 #[test]
+fn after_a_reset_of_ours_frames_may_come_and_after_the_clients_none() {
+    for held in [false, true] {
+        let mut server = server();
+        server.receive(&opening(1, 0));
+        server.accept().unwrap();
+        server.respond(1, &Response::new(()), true).unwrap();
+        if held {
+            server.reset(1, Reason::NO_ERROR);
+        } else {
+            server.release(1, Half::Reading);
+            server.release(1, Half::Writing);
+        }
+        assert_eq!(resets(&mut server), [(1, Reason::NO_ERROR)]);
+        server.receive(&frame(kind::DATA, 0, 1, b"x"));
+        server.receive(&frame(kind::HEADERS, 5, 1, &[]));
+        assert!(!server.ending());
+        server.receive(&frame(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8]));
+        server.receive(&frame(kind::HEADERS, 5, 1, &[]));
+        assert_eq!(ended(&mut server), Some(Reason::STREAM_CLOSED), "held: {held}");
+    }
+}
+
+#[test]
 fn a_client_may_send_no_more_than_its_windows() {
     let chunk = [0; 10_000];
     let mut one = server();
