@@ -64,9 +64,9 @@ fn parse_seconds(text: &str) -> Result<u64, String> {
         Some(digits) => (digits, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),
     };
-    match digits.parse::<u64>() {
-        Ok(number) if (1..=3_600).contains(&number) => Ok(number * unit),
-        _ => Err(format!("{text} is not a time between 1s and 60m")),
+    match digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
+        Some(seconds) if (1..=3_600).contains(&seconds) => Ok(seconds),
+        Some(_) | None => Err(format!("{text} is not a time between 1s and 60m")),
     }
 }
 
@@ -79,7 +79,8 @@ mod tests {
         assert_eq!(parse_seconds("15s"), Ok(15));
         assert_eq!(parse_seconds("2m"), Ok(120));
         assert_eq!(parse_seconds("3"), Ok(3));
-        for bad in ["", "0s", "1h", "-1s", "s"] {
+        assert_eq!(parse_seconds("60m"), Ok(3_600));
+        for bad in ["", "0s", "1h", "-1s", "s", "61m", "3601", "18446744073709551615m"] {
             assert!(parse_seconds(bad).is_err(), "{bad}");
         }
     }

@@ -41,7 +41,7 @@ const BACKDATED_MINUTES: i64 = 5;
 pub enum AuthorityError {
     #[error(transparent)]
     Api(#[from] ApiError),
-    #[error("Secret {SECRET} has no usable {0}")]
+    #[error("Secret {SECRET} has no usable {0}: delete it and restart the operator, which makes a new CA")]
     Damaged(&'static str),
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),

@@ -31,7 +31,7 @@ pub enum CleanupError {
     Api(#[from] ApiError),
 }
 
-/// Deletes every Canary and waits at most `timeout` for their finalizers.
+/// Deletes every Canary and waits for their finalizers: at most `timeout`, and the calls about one more Canary.
 ///
 /// # Errors
 /// Some are left, or a call failed; running it again goes on from there.
@@ -44,10 +44,11 @@ pub async fn run(client: &Client, timeout: Duration) -> Result<(), CleanupError>
             break;
         }
         for canary in &left {
+            // Here, too: against a slow API server a round alone may last longer.
+            if tokio::time::Instant::now() >= end {
+                return Err(CleanupError::Left(left.len()));
+            }
             delete(client, canary).await?;
-        }
-        if tokio::time::Instant::now() >= end {
-            return Err(CleanupError::Left(left.len()));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -56,11 +57,12 @@ pub async fn run(client: &Client, timeout: Duration) -> Result<(), CleanupError>
 
 /// Marked first, also one that is going already: the operator reads the mark before it lets go of the target.
 async fn delete(client: &Client, canary: &Canary) -> Result<(), CleanupError> {
-    let api: Api<Canary> = Api::namespaced(client.clone(), &canary.namespace().unwrap_or_default());
+    let namespace = canary.namespace().unwrap_or_default();
+    let api: Api<Canary> = Api::namespaced(client.clone(), &namespace);
     let name = canary.name_any();
     if !canary.annotations().contains_key(ANNOTATION_UNINSTALL) {
         let mark = Patch::Merge(json!({ "metadata": { "annotations": { ANNOTATION_UNINSTALL: "true" } } }));
-        match call("mark a Canary", api.patch(&name, &PatchParams::default(), &mark)).await {
+        match call(format!("mark Canary {namespace}/{name}"), api.patch(&name, &PatchParams::default(), &mark)).await {
             Err(error) if error.is_not_found() => return Ok(()),
             marked => marked?,
         };
@@ -68,10 +70,10 @@ async fn delete(client: &Client, canary: &Canary) -> Result<(), CleanupError> {
     if canary.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    match call("delete a Canary", api.delete(&name, &DeleteParams::background())).await {
+    match call(format!("delete Canary {namespace}/{name}"), api.delete(&name, &DeleteParams::background())).await {
         Err(error) if !error.is_not_found() => Err(error.into()),
         _ => {
-            tracing::info!(k8s.namespace.name = canary.namespace(), canary = name, "deleted");
+            tracing::info!(k8s.namespace.name = namespace, canary = name, "deleted");
             Ok(())
         }
     }

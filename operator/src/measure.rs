@@ -267,7 +267,7 @@ impl Measurer {
                 value.map(|value| (value, None)).map_err(|problem| problem.about(&format!("MetricTemplate {name}: ")))
             }
             Source::Missing { name } => Err(Problem::Unusable(format!(
-                "MetricTemplate {name} does not exist in namespace {}",
+                "MetricTemplate {name} does not exist in namespace {}: create it there, or correct metrics[].templateRef",
                 request.subject.namespace
             ))),
         };

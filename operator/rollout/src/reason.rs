@@ -127,7 +127,7 @@ impl fmt::Display for Reason {
             | Self::WaitingForPods(what)
             | Self::NoEvidence(what)
             | Self::Verdict(_, what) => f.write_str(what),
-            Self::TargetMissing => f.write_str("the target Deployment does not exist"),
+            Self::TargetMissing => f.write_str("the target Deployment does not exist; this goes on when it is created"),
             Self::NativeRollout => f.write_str("the Deployment's own rollout has not finished"),
             Self::Idle => f.write_str("waiting for a change of the pod template"),
             Self::Reverted => f.write_str("the pod template is back at the stable revision; no pod was moved"),

@@ -202,7 +202,10 @@ impl Context {
         let found = api.get_opt(&lane.provider).await;
         let found = found.map_err(|error| unread(&format!("AlertProvider {}", lane.provider), &error))?;
         let missing = || {
-            Failure::terminal(format!("AlertProvider {} does not exist in namespace {}", lane.provider, lane.namespace))
+            Failure::terminal(format!(
+                "AlertProvider {} does not exist in namespace {}: create it there, or correct alerts[].providerRef",
+                lane.provider, lane.namespace
+            ))
         };
         found.map(|provider| provider.spec).ok_or_else(missing)
     }
@@ -231,9 +234,9 @@ impl Context {
 /// An object could not be read from the API server.
 fn unread(what: &str, error: &kube::Error) -> Failure {
     match error {
-        kube::Error::Api(status) if status.code == 403 => {
-            Failure::terminal(format!("{what} could not be read: Sluice has no permission to get it"))
-        }
+        kube::Error::Api(status) if status.code == 403 => Failure::terminal(format!(
+            "{what} could not be read: Sluice may not get it; Secrets have to be named in the chart value alertSecretNames"
+        )),
         kube::Error::SerdeError(_) => Failure::terminal(format!("{what} has fields that Sluice cannot read")),
         _ => Failure::passing(format!("{what} could not be read from the API server")),
     }
