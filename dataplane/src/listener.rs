@@ -6,14 +6,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::StatusCode;
-use routing::Protocol;
 use routing::pool::Keepalive;
+use routing::{Flag, Protocol};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use crate::h1::answer;
+use crate::sight::refused::Refused;
 use crate::stats::OpenConnection;
 use crate::view::Slot;
 use crate::worker::Worker;
@@ -105,7 +106,7 @@ async fn run(worker: Rc<Worker>, slot: Rc<Slot>, listener: TcpListener, mut stop
 
 fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: SocketAddr) {
     let Some(open) = OpenConnection::admit(worker.registry(), worker.index(), slot.open()) else {
-        refuse(slot, &stream);
+        refuse(worker, slot, &stream, client.ip());
         return;
     };
     let (worker, slot) = (Rc::clone(worker), Rc::clone(slot));
@@ -121,15 +122,21 @@ fn start(worker: &Rc<Worker>, slot: &Rc<Slot>, stream: TcpStream, client: Socket
 }
 
 /// One attempt to say why: a client that is one too many is not waited for.
-fn refuse(slot: &Slot, stream: &TcpStream) {
-    let mut out = Vec::new();
-    match slot.current().port.protocol {
-        Protocol::Tcp => {}
-        Protocol::Http2 => out.extend_from_slice(&GO_ELSEWHERE),
+fn refuse(worker: &Worker, slot: &Slot, stream: &TcpStream, client: IpAddr) {
+    let (mut out, view) = (Vec::new(), slot.current());
+    let status = match view.port.protocol {
+        Protocol::Tcp => 0,
+        Protocol::Http2 => {
+            out.extend_from_slice(&GO_ELSEWHERE);
+            0
+        }
         Protocol::Detect | Protocol::Http1 => {
             answer::own(&mut out, StatusCode::SERVICE_UNAVAILABLE, "too many connections", true, false);
+            StatusCode::SERVICE_UNAVAILABLE.as_u16()
         }
-    }
+    };
+    let flag = Some(Flag::OverloadManager);
+    worker.registry().tell(Refused { port: &view.port, client, asked: None, status, flag }, worker.random());
     let _ = stream.try_write(&out);
     // What has come already would turn the close into a reset, which could destroy the answer (RFC 9112 §9.6).
     let _ = stream.try_read(&mut [0; 4096]);

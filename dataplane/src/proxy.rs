@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use routing::balance::Balance;
 use routing::rules::Decision;
-use routing::{Arm, Choice, Flag, Protocol, retry};
+use routing::{Arm, Choice, Flag, Port, Protocol, retry};
 
 use crate::body::{Incoming, Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
@@ -21,7 +22,7 @@ use crate::mirror::Copy;
 use crate::record::Record;
 use crate::replay::Spare;
 use crate::retries::{self, Retries};
-use crate::sight::Asked;
+use crate::sight::{Asked, Detail};
 use crate::upstream::{DialError, Lease, SendError, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
@@ -46,20 +47,16 @@ pub async fn handle(
         None => None,
         Some(known) => known.decide(&rules::view(&request), worker.random(), rules::now),
     };
+    let answers = decision.as_ref().is_some_and(|decision| decision.answer.is_some());
+    let detail = if answers { look(worker, &view.port, client, &request, None) } else { None };
     if let Some(own) = rules::own_answer(decision.as_ref()).await {
-        return rules::answer(own);
+        return rules::answer(own, detail);
     }
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let Choice { arm, told } = view.port.choose(fields, || rules::view(&request), worker.random());
     let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let keyed = view.port.key(fields, client.address(), || worker.random());
-    let detail = worker.registry().sight().and_then(|sight| {
-        let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
-        let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
-        let asked = Asked { method: request.method().as_str(), target, protocol };
-        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        sight.look(asked, || client.address().to_string(), (&view.port, arm), fields, || worker.random())
-    });
+    let detail = look(worker, &view.port, client, &request, Some(arm));
     if let Some(detail) = &detail {
         detail.mark(request.headers_mut());
     }
@@ -101,6 +98,27 @@ pub async fn handle(
             response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, Some(record), lease, deadline))))
         }
     }
+}
+
+/// The request as the access log and traces name it.
+#[must_use]
+pub fn asked(request: &Request<Incoming>) -> Asked<'_> {
+    let target = request.uri().path_and_query().map_or("*", |target| target.as_str());
+    let protocol = if request.version() == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+    Asked { method: request.method().as_str(), target, protocol }
+}
+
+/// What is to be told of the request when it is over, if anything.
+fn look(
+    worker: &Worker,
+    port: &Arc<Port>,
+    client: &Client,
+    request: &Request<Incoming>,
+    arm: Option<Arm>,
+) -> Option<Box<Detail>> {
+    let sight = worker.registry().sight()?;
+    let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    sight.look(asked(request), || client.address().to_string(), (port, arm), fields, || worker.random())
 }
 
 /// When the request must be over.

@@ -15,6 +15,7 @@ use routing::rules::{Answer, Decision, Head};
 use crate::body::ResponseBody;
 use crate::error::ProxyError;
 use crate::proxy;
+use crate::sight::Detail;
 
 /// What rate limits count time from; every worker's.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -55,9 +56,9 @@ pub fn request_timeout(route: &Route, decision: Option<&Decision>) -> Option<Dur
     }
 }
 
-/// The answer that a rule asks for.
+/// The answer that a rule asks for, which is told of if that is wanted.
 #[must_use]
-pub fn answer(own: &Answer) -> Response<ResponseBody> {
+pub fn answer(own: &Answer, detail: Option<Box<Detail>>) -> Response<ResponseBody> {
     let status = StatusCode::from_u16(own.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = proxy::answer(status, own.action.text());
     if status == StatusCode::NO_CONTENT {
@@ -66,6 +67,9 @@ pub fn answer(own: &Answer) -> Response<ResponseBody> {
     }
     for (name, value) in &own.fields {
         response.headers_mut().append(name, value.clone());
+    }
+    if let (Some(detail), ResponseBody::Own(body)) = (detail, response.body()) {
+        detail.answered_by_rule(own.status, own.action.flag(), body.as_ref().map_or(0, Bytes::len));
     }
     response
 }

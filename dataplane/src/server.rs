@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use routing::{Limit, Protocol};
+use routing::{Flag, Limit, Protocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -24,6 +24,7 @@ use crate::forward::Client;
 use crate::h1::relay;
 use crate::http2::{self, frame::PREFACE};
 use crate::proxy;
+use crate::sight::refused::Refused;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
 
@@ -89,7 +90,9 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
         if error.is_parse_too_large() {
             // hyper does not say which of the two it was.
             limits.reach(Limit::HeaderBytes);
-            worker.registry().reject(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
+            let (view, status) = (slot.current(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
+            let flag = Some(Flag::DownstreamProtocolError);
+            worker.registry().reject(Refused { port: &view.port, client, asked: None, status, flag }, worker.random());
         }
         tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
     }

@@ -1,9 +1,11 @@
 //! What people see of single requests: the access log and traces. Off, a request pays for one branch; on, it carries a
 //! [`Detail`] in its record, which goes into bounded queues when the record ends. Nothing here waits, and what finds a
-//! queue full is dropped and counted. [`log`] writes lines on a thread of its own, [`otlp`] exports spans.
+//! queue full is dropped and counted. [`log`] writes lines on a thread of its own, [`otlp`] exports spans; [`refused`] is
+//! what has no record.
 
 pub mod log;
 pub mod otlp;
+pub mod refused;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{HeaderMap, HeaderValue};
 use routing::trace::{FIELDS, Span};
-use routing::{Arm, Flags, Outcome, Port};
+use routing::{Arm, Flag, Flags, Outcome, Port};
 
 /// Which requests get a line in the access log.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,16 +46,25 @@ pub struct Counts {
     pub spans_exported: AtomicU64,
     /// Spans that found the queue full or that no collector took.
     pub spans_dropped: AtomicU64,
+    /// Lines for what was refused, in this second.
+    pub refusals: refused::Meter,
 }
 
 /// What is known of a request that may be logged or traced, while it is under way.
 #[derive(Debug)]
 pub struct Detail {
     sight: Arc<Sight>,
-    /// Gets a line however it ends.
-    chosen: bool,
+    line: Line,
     attempt_begun: Option<Instant>,
     entry: Entry,
+}
+
+/// When a request gets a line in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Always,
+    IfItFails,
+    Never,
 }
 
 /// A request that is over.
@@ -63,13 +74,13 @@ pub struct Entry {
     pub begun: SystemTime,
     /// Its port and route.
     pub port: Arc<Port>,
-    /// The version that it was given to.
-    pub arm: Arm,
-    /// As sent.
+    /// The version that it was given to; none if the proxy refused it, or a rule answered.
+    pub arm: Option<Arm>,
+    /// As sent; empty if that was not read.
     pub method: String,
     /// Without the query, which may hold what is nobody else's business.
     pub path: String,
-    /// `HTTP/1.1` or `HTTP/2`.
+    /// `HTTP/1.1` or `HTTP/2`; empty where that is not known.
     pub protocol: &'static str,
     /// Address of the client.
     pub client: String,
@@ -113,32 +124,37 @@ pub struct Asked<'a> {
     pub protocol: &'static str,
 }
 
+impl<'a> Asked<'a> {
+    fn path(&self) -> &'a str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+}
+
 impl Sight {
-    /// What `request`'s record carries, if anything.
+    /// What `request`'s record carries, if anything; without `arm`, what its answer by a rule is told by.
     pub fn look<'a>(
         self: &Arc<Self>,
         asked: Asked<'_>,
         client: impl FnOnce() -> String,
-        (port, arm): (&Arc<Port>, Arm),
+        (port, arm): (&Arc<Port>, Option<Arm>),
         fields: impl Iterator<Item = (&'a str, &'a [u8])>,
         mut random: impl FnMut() -> u64,
     ) -> Option<Box<Detail>> {
         let span = self.traces.as_ref().map(|(ratio, _)| Span::begin(fields, [random(), random(), random()], *ratio));
-        let (chosen, perhaps) = match &self.log {
-            None => (false, false),
-            Some((Logged::Errors, _)) => (false, true),
-            Some((Logged::Share(share), _)) => ((random() as f64) < share * u64::MAX as f64, false),
+        let line = match &self.log {
+            Some((Logged::Errors, _)) => Line::IfItFails,
+            Some((Logged::Share(share), _)) if (random() as f64) < share * u64::MAX as f64 => Line::Always,
+            Some((Logged::Share(_), _)) | None => Line::Never,
         };
-        if !chosen && !perhaps && span.is_none() {
+        if line == Line::Never && span.is_none() {
             return None;
         }
-        let path = asked.target.split('?').next().unwrap_or_default();
         let entry = Entry {
             begun: SystemTime::now(),
             port: Arc::clone(port),
             arm,
             method: asked.method.to_owned(),
-            path: path.to_owned(),
+            path: asked.path().to_owned(),
             protocol: asked.protocol,
             client: client(),
             endpoint: None,
@@ -147,7 +163,7 @@ impl Sight {
             span,
             ended: Ended::default(),
         };
-        Some(Box::new(Detail { sight: Arc::clone(self), chosen, attempt_begun: None, entry }))
+        Some(Box::new(Detail { sight: Arc::clone(self), line, attempt_begun: None, entry }))
     }
 }
 
@@ -167,12 +183,6 @@ impl Detail {
     /// The answer is not an endpoint's.
     pub fn unanswered(&mut self) {
         self.entry.upstream = None;
-    }
-
-    /// The id of the trace, if it is sampled.
-    #[must_use]
-    pub fn trace_id(&self) -> Option<u128> {
-        self.entry.span.filter(|span| span.sampled).map(|span| span.trace_id)
     }
 
     /// Writes the proxy's span into an HTTP/1 head that ends in an empty line.
@@ -206,27 +216,45 @@ impl Detail {
         }
     }
 
-    /// The request is over.
-    pub fn end(mut self, ended: Ended) {
+    /// A rule has answered with `status` and `bytes`.
+    pub fn answered_by_rule(mut self, status: u16, flag: Option<Flag>, bytes: usize) {
+        let mut flags = Flags::default();
+        flag.into_iter().for_each(|flag| flags.insert(flag));
+        let took = self.entry.begun.elapsed().unwrap_or_default();
+        let failed = status >= 500;
+        let ended = Ended { status, grpc_status: None, failed, flags, took, bytes: bytes as u64 };
+        if self.line == Line::IfItFails && ended.bad() && !self.sight.may_tell(SystemTime::now()) {
+            self.line = Line::Never;
+        }
+        // No arm's: its span is exemplary of nothing that is counted.
+        let _ = self.end(ended);
+    }
+
+    /// The request is over. Its span, if it is sampled and will be exported unless the collector fails.
+    pub fn end(mut self, ended: Ended) -> Option<Span> {
         self.entry.ended = ended;
         let Sight { log, traces, counts } = &*self.sight;
         if let Some((_, queue)) = log
-            && (self.chosen || ((ended.failed || !ended.flags.is_empty()) && log_errors(log)))
+            && (self.line == Line::Always || (self.line == Line::IfItFails && ended.bad()))
             && queue.try_send(Box::new(self.entry.clone())).is_err()
         {
             counts.lines_dropped.fetch_add(1, Relaxed);
         }
-        if let Some((_, queue)) = traces
-            && self.trace_id().is_some()
-            && queue.try_send(Arc::new(self.entry)).is_err()
-        {
+        let span = self.entry.span.filter(|span| span.sampled);
+        let ((_, queue), span) = (traces.as_ref()?, span?);
+        if queue.try_send(Arc::new(self.entry)).is_err() {
             counts.spans_dropped.fetch_add(1, Relaxed);
+            return None;
         }
+        Some(span)
     }
 }
 
-fn log_errors<T>(log: &Option<(Logged, T)>) -> bool {
-    matches!(log, Some((Logged::Errors, _)))
+impl Ended {
+    /// Fit for a log of errors.
+    fn bad(&self) -> bool {
+        self.failed || !self.flags.is_empty()
+    }
 }
 
 /// Whether an outcome counts against the arm.

@@ -20,6 +20,7 @@ use crate::pods::{PodCell, Pods};
 use crate::sight::Sight;
 
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
+use crate::sight::refused::Refused;
 /// where thresholds are set.
 pub const BOUNDS_MICROS: [u64; 24] = [
     500, 1_000, 2_500, 5_000, 7_500, 10_000, 25_000, 50_000, 75_000, 100_000, 150_000, 200_000, 250_000, 300_000,
@@ -279,8 +280,20 @@ impl Registry {
         })
     }
 
-    /// A request was refused with `status` before it had a route.
-    pub fn reject(&self, status: u16) {
+    /// A request was refused with a status before it was any arm's.
+    pub fn reject(&self, refused: Refused<'_>, random: u64) {
+        self.count_rejected(refused.status);
+        self.tell(refused, random);
+    }
+
+    /// Something that is counted elsewhere was refused.
+    pub fn tell(&self, refused: Refused<'_>, random: u64) {
+        if let Some(sight) = self.sight() {
+            sight.refused(refused, random);
+        }
+    }
+
+    fn count_rejected(&self, status: u16) {
         *self.rejected.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
     }
 

@@ -11,20 +11,24 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use routing::Table;
 use routing::split::mix;
+use routing::{Flag, Limit, Table};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::listener::{self, Listener};
+use crate::sight::Asked;
+use crate::sight::refused::Refused;
 use crate::stats::Registry;
 use crate::upstream::Glance;
-use crate::view::{Place, Views};
+use crate::view::{Place, Slot, Views};
 use crate::watch::Watches;
 
 /// Tables that may wait for a worker; the sender waits for each to be applied, so there is one.
 const COMMANDS: usize = 8;
+/// Lines of the access log for streams that were refused at one time; what is beyond is only counted.
+const MAX_LINES: u64 = 100;
 /// Interval of housekeeping and of the heartbeat that `/livez` looks at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -117,6 +121,16 @@ impl Worker {
     #[must_use]
     pub fn copies(&self) -> Rc<Cell<u32>> {
         Rc::clone(&self.copies)
+    }
+
+    /// Counts what an HTTP/2 client was refused `times` for the sake of `limit`, without an answer.
+    pub fn refuse_streams(&self, slot: &Slot, client: IpAddr, limit: Limit, times: u64) {
+        self.registry.limits().reach_often(limit, times);
+        for _ in 0..times.min(MAX_LINES) {
+            let (view, asked) = (slot.current(), Some(Asked { method: "", target: "", protocol: "HTTP/2" }));
+            let refused = Refused { port: &view.port, client, asked, status: 0, flag: Some(Flag::OverloadManager) };
+            self.registry.tell(refused, self.random());
+        }
     }
 
     /// 64 random bits, not for secrets.

@@ -28,10 +28,14 @@ pub enum Flag {
     OverloadManager,
     /// `UO`: the arm's limits of connections or requests are reached.
     UpstreamOverflow,
+    /// `RL`: a rule's rate limit is reached.
+    RateLimited,
+    /// `FI`: a rule answered with an error on purpose.
+    FaultInjected,
 }
 
 /// Every flag with its name, in the order of the enum.
-pub const FLAGS: [(Flag, &str); 10] = [
+pub const FLAGS: [(Flag, &str); 12] = [
     (Flag::NoHealthyUpstream, "UH"),
     (Flag::UpstreamConnectionFailure, "UF"),
     (Flag::UpstreamConnectionTermination, "UC"),
@@ -42,6 +46,8 @@ pub const FLAGS: [(Flag, &str); 10] = [
     (Flag::StreamIdleTimeout, "SI"),
     (Flag::OverloadManager, "OM"),
     (Flag::UpstreamOverflow, "UO"),
+    (Flag::RateLimited, "RL"),
+    (Flag::FaultInjected, "FI"),
 ];
 
 impl Flag {
@@ -106,6 +112,17 @@ mod tests {
             assert_eq!((*flag as usize, flag.name()), (number, *name));
             assert_eq!(FLAGS.iter().filter(|(_, other)| other == name).count(), 1);
         }
+    }
+
+    #[test]
+    fn every_flag_is_documented_and_nothing_else_is() {
+        let text = include_str!("../../../docs/observability.md");
+        let table = text.split("## Response flags").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+        let documented = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let (mut documented, mut ours) = (Vec::from_iter(documented), Vec::from(FLAGS.map(|(_, name)| name)));
+        documented.sort_unstable();
+        ours.sort_unstable();
+        assert_eq!(documented, ours);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use routing::Limit;
+use routing::{Flag, Limit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -20,6 +20,7 @@ use crate::h1::answer;
 use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::text::HeadScan;
 use crate::mirror::Copy;
+use crate::sight::refused::Refused;
 use crate::splice;
 use crate::upstream::Plain;
 use crate::view::Slot;
@@ -57,7 +58,7 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
     let ended = watch.guard(pin!(connection.run())).await;
     if ended.is_none() && watch.stage() == Stage::Head {
         // One attempt: the watch has done its work, and a client that reads as slowly as it writes is not waited for.
-        worker.registry().reject(StatusCode::REQUEST_TIMEOUT.as_u16());
+        connection.tell_rejected(StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout);
         let mut answer = Vec::new();
         answer::own(&mut answer, StatusCode::REQUEST_TIMEOUT, "request head took too long", true, false);
         let _ = connection.stream.try_write(&answer);
@@ -181,13 +182,20 @@ impl Connection<'_> {
         if reject == request::NOT_HTTP {
             return Next::Linger;
         }
-        self.worker.registry().reject(reject.status.as_u16());
+        self.tell_rejected(reject.status, Flag::DownstreamProtocolError);
         match reject {
             request::TOO_LARGE => self.worker.registry().limits().reach(Limit::HeaderBytes),
             request::TOO_MANY => self.worker.registry().limits().reach(Limit::Headers),
             _ => {}
         }
         self.refuse(reject.status, reject.reason).await
+    }
+
+    /// Counts a request of which the proxy does not know what it asks for.
+    fn tell_rejected(&self, status: StatusCode, flag: Flag) {
+        let (view, status) = (self.slot.current(), status.as_u16());
+        let refused = Refused { port: &view.port, client: self.source, asked: None, status, flag: Some(flag) };
+        self.worker.registry().reject(refused, self.worker.random());
     }
 
     /// Answers a request that cannot be read; where the next one would begin is not known.

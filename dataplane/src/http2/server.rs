@@ -11,7 +11,7 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use routing::Limit;
+use routing::{Flag, Limit};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
@@ -24,6 +24,7 @@ use super::resets::Resets;
 use crate::body::{Incoming, ResponseBody};
 use crate::forward::Client;
 use crate::proxy;
+use crate::sight::refused::Refused;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
 
@@ -58,16 +59,15 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, link: &Link, stream: TcpStrea
     let mut draining = pin!(worker.reached(Phase::Draining));
     let (client, mut drains) = (Client::new(client), false);
     let resets = Rc::new(Resets::new(Instant::now()));
-    let limits = worker.registry().limits();
     let received = |link: &Link| {
         let seen = std::mem::take(&mut link.borrow_mut().seen);
-        limits.reach_often(Limit::Streams, seen.refused.into());
+        worker.refuse_streams(slot, client.address(), Limit::Streams, seen.refused.into());
         for _ in 0..seen.retracted {
             resets.open();
             resets.reset(Instant::now());
         }
         if resets.over() && !link.borrow_mut().ending() {
-            limits.reach(Limit::Resets);
+            worker.refuse_streams(slot, client.address(), Limit::Resets, 1);
             link.borrow_mut().end(Reason::ENHANCE_YOUR_CALM);
         }
         loop {
@@ -100,7 +100,7 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     let body = Incoming::Http2(Receiving::new(&parts.headers, reader, None));
     let request = Request::from_parts(parts, body);
     let handled = async {
-        match refusal(worker, &request, too_large) {
+        match refusal(worker, slot, client, &request, too_large) {
             None => proxy::handle(worker, slot, client, request).await,
             Some(refusal) => refusal,
         }
@@ -134,12 +134,22 @@ async fn send(writer: Writer, answer: Response<ResponseBody>) {
 }
 
 /// The answer to a request whose head is past a limit.
-fn refusal(worker: &Worker, request: &Request<Incoming>, too_large: bool) -> Option<Response<ResponseBody>> {
+fn refusal(
+    worker: &Worker,
+    slot: &Slot,
+    client: &Client,
+    request: &Request<Incoming>,
+    too_large: bool,
+) -> Option<Response<ResponseBody>> {
     let limits = worker.registry().limits();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let limit = if too_large { Limit::HeaderBytes } else { limits.exceeded(target, request.headers())? };
     limits.reach(limit);
     let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head is too large");
-    worker.registry().reject(status.as_u16());
+    // What is much too large was not kept, and has no name.
+    let asked = Some(proxy::asked(request)).filter(|_| !too_large);
+    let (view, flag) = (slot.current(), Some(Flag::DownstreamProtocolError));
+    let refused = Refused { port: &view.port, client: client.address(), asked, status: status.as_u16(), flag };
+    worker.registry().reject(refused, worker.random());
     Some(proxy::answer(status, text))
 }

@@ -25,11 +25,16 @@ struct Line<'a> {
     service: &'a str,
     port: u16,
     canary: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     arm: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     revision: &'a str,
     client: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     protocol: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     method: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     path: &'a str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,8 +92,9 @@ impl<'a> Line<'a> {
             entry;
         let route = &port.route;
         let (arm, revision) = match arm {
-            Arm::Stable => ("stable", &route.stable_revision),
-            Arm::Canary => ("canary", &route.canary_revision),
+            None => ("", ""),
+            Some(Arm::Stable) => ("stable", route.stable_revision.as_str()),
+            Some(Arm::Canary) => ("canary", route.canary_revision.as_str()),
         };
         let target = port.stable.iter().chain(&port.canary).find(|target| Some(target.address) == *endpoint);
         Self {

@@ -114,10 +114,10 @@ fn span(entry: &Entry) -> Option<wire::Span> {
         text("client.address", entry.client.clone()),
         text("sluice.route", format!("{}/{}", route.namespace, route.service)),
         text("sluice.canary", route.canary.clone()),
-        text("sluice.arm", format!("{:?}", entry.arm).to_lowercase()),
         number("sluice.attempts", entry.attempts.into()),
         number("http.response.status_code", entry.ended.status.into()),
     ];
+    attributes.extend(entry.arm.map(|arm| text("sluice.arm", format!("{arm:?}").to_lowercase())));
     attributes.extend(entry.endpoint.map(|address| text("network.peer.address", address.to_string())));
     if !entry.ended.flags.is_empty() {
         attributes.push(text("sluice.response_flags", entry.ended.flags.to_string()));

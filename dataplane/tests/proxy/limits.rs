@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::common::{Bed, Client, Origin, eventually, raw_origin, read_head, stable, within};
 use crate::http2;
 
-fn limit(bed: &Bed, change: impl FnOnce(&mut Limits)) {
+pub fn limit(bed: &Bed, change: impl FnOnce(&mut Limits)) {
     let shared = bed.proxy.shared();
     let mut limits = shared.registry.limits().now();
     change(&mut limits);
@@ -24,7 +24,7 @@ fn reached(bed: &Bed, limit: Limit) -> u64 {
     bed.proxy.shared().registry.limits().reached(limit)
 }
 
-fn with_headers(count: usize, value: &str) -> String {
+pub fn with_headers(count: usize, value: &str) -> String {
     let field = format!("X-F: {value}\r\n");
     format!("GET / HTTP/1.1\r\nHost: web\r\n{}\r\n", field.repeat(count))
 }
@@ -72,10 +72,12 @@ async fn a_head_past_a_limit_is_a_431_over_http2_and_the_connection_goes_on() {
     limit(&bed, |limits| limits.headers = 50);
     assert_eq!(status(60, "x").await, 431);
     assert_eq!(status(1, &"x".repeat(33_000)).await, 431);
+    assert_eq!(status(1, &"x".repeat(70_000)).await, 431, "past what is kept of a field list, too");
     assert_eq!(status(1, &"x".repeat(30_000)).await, 200);
     limit(&bed, |limits| limits.header_bytes = 8 * 1024);
     assert_eq!(status(1, &"x".repeat(30_000)).await, 431, "requests on a connection that is open already count, too");
-    assert_eq!((reached(&bed, Limit::Headers), reached(&bed, Limit::HeaderBytes)), (1, 2));
+    assert_eq!((reached(&bed, Limit::Headers), reached(&bed, Limit::HeaderBytes)), (1, 3));
+    assert!(bed.metrics().contains(r#"sluice_proxy_rejected_total{code="431"} 4"#));
     assert_eq!(bed.counters(api::Arm::Stable).started, 2, "what is refused is no arm's");
 }
 
@@ -154,12 +156,12 @@ async fn limits_that_change_under_load_lose_nothing() {
     }
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
-const PING: &[u8] = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+pub const PING: &[u8] = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00pingpong";
 const PONG: &[u8] = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00pingpong";
 
 /// GET / of `web`, and nothing after it.
-fn opening(stream: u32) -> Vec<u8> {
+pub fn opening(stream: u32) -> Vec<u8> {
     let fields = [0x82, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'];
     [&[0, 0, 8, 1, 5][..], &stream.to_be_bytes(), &fields].concat()
 }
@@ -170,7 +172,7 @@ fn reset(stream: u32) -> Vec<u8> {
 }
 
 /// Reads until `wanted` comes; all that came, and whether it did before the end.
-async fn until(client: &mut Client, wanted: &[u8]) -> (Vec<u8>, bool) {
+pub async fn until(client: &mut Client, wanted: &[u8]) -> (Vec<u8>, bool) {
     let mut said = Vec::new();
     while !said.ends_with(wanted) {
         match within(client.0.read_u8()).await {
@@ -182,7 +184,7 @@ async fn until(client: &mut Client, wanted: &[u8]) -> (Vec<u8>, bool) {
 }
 
 /// An endpoint that never answers.
-async fn hanging() -> Bed {
+pub async fn hanging() -> Bed {
     let origin = raw_origin(|_, mut stream| async move {
         read_head(&mut stream).await;
         // Until the proxy has given it up.

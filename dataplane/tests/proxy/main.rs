@@ -16,6 +16,7 @@ mod outlier;
 mod pods;
 mod pool;
 mod requests;
+mod refused;
 mod retries;
 mod rules;
 mod sight;

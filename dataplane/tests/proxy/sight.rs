@@ -165,7 +165,7 @@ async fn a_good_request_has_no_flag_and_a_client_that_left_has_one() {
 
 /// What a writer was given.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -179,13 +179,13 @@ impl std::io::Write for Written {
 }
 
 impl Written {
-    fn lines(&self) -> Vec<serde_json::Value> {
+    pub fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-fn log(bed: &Bed, logged: Logged) -> Written {
+pub fn log(bed: &Bed, logged: Logged) -> Written {
     let (written, counts) = (Written::default(), Arc::<Counts>::default());
     let queue = sight::log::start(written.clone(), Arc::clone(&counts)).unwrap();
     let log = Some((logged, queue));

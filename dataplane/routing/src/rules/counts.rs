@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::flag::Flag;
+
 /// What a rule does itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -35,6 +37,16 @@ impl Action {
             Self::Delay => "delay",
             Self::Abort => "abort",
             Self::Redirect => "redirect",
+        }
+    }
+
+    /// Why such a request does not end as an endpoint would have it, if that is no good end.
+    #[must_use]
+    pub fn flag(self) -> Option<Flag> {
+        match self {
+            Self::RateLimit => Some(Flag::RateLimited),
+            Self::Abort => Some(Flag::FaultInjected),
+            Self::Preflight | Self::Delay | Self::Redirect => None,
         }
     }
 

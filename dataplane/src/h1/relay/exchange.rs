@@ -78,6 +78,8 @@ impl Connection<'_> {
             let asked = Asked { method: head.method, target: head.target, protocol: "HTTP/1.1" };
             let fields = head.headers.iter().map(|header| (header.name, header.value));
             let random = || self.worker.random();
+            let arm =
+                if decision.as_ref().is_some_and(|decision| decision.answer.is_some()) { None } else { Some(arm) };
             sight.look(asked, || self.client.clone(), (&view.port, arm), fields, random)
         });
         if let Some(detail) = &detail {
@@ -100,7 +102,7 @@ impl Connection<'_> {
         self.watch.busy();
         self.answered.set(false);
         if let Some(answer) = rules::own_answer(decision.as_ref()).await {
-            return self.answer_itself(answer, facts).await;
+            return self.answer_itself(answer, facts, detail).await;
         }
         let route = &view.port.route;
         let mut record = Record::begin(&view.arm(arm).cell, route.counter);
@@ -190,10 +192,13 @@ impl Connection<'_> {
     }
 
     /// Answers instead of an endpoint, because a rule says so.
-    async fn answer_itself(&mut self, own: &Answer, facts: Facts) -> Next {
+    async fn answer_itself(&mut self, own: &Answer, facts: Facts, detail: Option<Box<Detail>>) -> Next {
         let keep = self.may_keep(facts);
         self.out.clear();
         answer::by_rule(&mut self.out, own, !keep, facts.head_method);
+        if let Some(detail) = detail {
+            detail.answered_by_rule(own.status, own.action.flag(), self.out.len());
+        }
         self.say(keep).await
     }
 }
