@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::exposition;
+use crate::exposition::page::Format;
 use crate::process::Shared;
 use crate::upstream::Glance;
 use crate::view::Place;
@@ -73,7 +74,12 @@ async fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> 
         return respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
     }
     match request.uri().path() {
-        "/metrics" => respond(StatusCode::OK, TEXT, exposition::render(&shared.registry, &shared.table())),
+        "/metrics" => {
+            let fields = request.headers().get_all(header::ACCEPT).iter().filter_map(|field| field.to_str().ok());
+            let format = Format::negotiate(&fields.collect::<Vec<_>>().join(","));
+            let text = exposition::render(&shared.registry, &shared.table(), format);
+            respond(StatusCode::OK, format.content_type(), text)
+        }
         "/livez" if pulse.alive(&shared.heartbeats(), Instant::now()) => {
             respond(StatusCode::OK, TEXT, "ok\n".to_owned())
         }

@@ -1,6 +1,11 @@
-//! The series as Prometheus reads them: text format 0.0.4, names and labels from `proxy_api::metrics`.
+//! The series as Prometheus reads them, names and labels from `proxy_api::metrics`: [`page`] knows the formats, [`pools`] is
+//! about connections to endpoints.
+
+pub mod page;
+mod pools;
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_api::metrics as names;
@@ -8,57 +13,68 @@ use routing::limits::LIMITS;
 use routing::rules::Action;
 use routing::{Arm, Route, Table};
 
+use self::page::{Format, Kind, Page};
+use crate::exemplars;
 use crate::limits::InForce;
 use crate::mirror::Fate;
 use crate::sight::Counts;
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
 
-/// All series of the process.
-#[must_use]
-pub fn render(registry: &Registry, table: &Table) -> String {
-    let mut text = String::with_capacity(16 * 1024);
-    // Writing to a String cannot fail.
-    let _ = write(&mut text, registry, table);
-    text
+/// One arm under one revision.
+struct Shown {
+    labels: String,
+    totals: Totals,
+    exemplars: exemplars::Shown,
 }
 
-fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
-    let series: Vec<_> = registry
-        .snapshot()
-        .into_iter()
-        .map(|(key, series)| (labels(&key, &series), series.totals()))
-        .filter(|(_, totals)| totals.started > 0)
-        .collect();
-    head(out, names::REQUESTS_TOTAL, "counter", "Requests finished, by status code; 0: none was sent.")?;
-    for (labels, totals) in &series {
+/// All series of the process.
+#[must_use]
+pub fn render(registry: &Registry, table: &Table, format: Format) -> String {
+    let mut page = Page::new(format);
+    // Writing to a String cannot fail.
+    let _ = write(&mut page, registry, table);
+    page.finish()
+}
+
+fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
+    let shown = |(key, series): (Key, Arc<Series>)| {
+        // Before the totals: an exemplar's request is counted.
+        let exemplars = if out.exemplary() { series.exemplars() } else { exemplars::Shown::default() };
+        let totals = series.totals();
+        (totals.started > 0).then(|| Shown { labels: labels(&key, &series), totals, exemplars })
+    };
+    let series: Vec<_> = registry.snapshot().into_iter().filter_map(shown).collect();
+    out.head(names::REQUESTS_TOTAL, Kind::Counter, "Requests finished, by status code; 0: none was sent.")?;
+    for Shown { labels, totals, exemplars } in &series {
         for (code, count) in &totals.codes {
-            writeln!(out, "{}{{{labels},{}=\"{code}\"}} {count}", names::REQUESTS_TOTAL, names::LABEL_CODE)?;
+            write!(out, "{}{{{labels},{}=\"{code}\"}} {count}", names::REQUESTS_TOTAL, names::LABEL_CODE)?;
+            out.end_sample(exemplars.codes.get(code).map(|exemplar| (exemplar, 1.0)))?;
         }
     }
-    head(
-        out,
+    out.head(
         names::RESPONSE_FLAGS_TOTAL,
-        "counter",
+        Kind::Counter,
         "Requests that did not end as an endpoint would have it, by reason.",
     )?;
-    for (labels, totals) in &series {
+    for Shown { labels, totals, .. } in &series {
         for (flag, count) in totals.flags.iter().filter(|(_, count)| *count > 0) {
             let (metric, label) = (names::RESPONSE_FLAGS_TOTAL, names::LABEL_FLAG);
             writeln!(out, "{metric}{{{labels},{label}=\"{}\"}} {count}", flag.name())?;
         }
     }
-    head(
-        out,
+    out.head(
         names::REQUEST_DURATION_SECONDS,
-        "histogram",
+        Kind::Histogram,
         "Time from the first byte of a request to the last of its answer.",
     )?;
-    for (labels, totals) in &series {
-        histogram(out, labels, totals)?;
+    for shown in &series {
+        histogram(out, shown)?;
     }
     retries(out, &series)?;
     outliers(out, registry, table)?;
-    head(out, names::WEIGHT, "gauge", "Share of the canary in force, in percent.")?;
+    pools::connections(out, &series)?;
+    pools::limits(out, registry, table)?;
+    out.head(names::WEIGHT, Kind::Gauge, "Share of the canary in force, in percent.")?;
     for route in table.routes().values() {
         let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
         writeln!(
@@ -71,16 +87,24 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
             route.weight
         )?;
     }
-    head(out, names::RULE_ACTIONS_TOTAL, "counter", "Requests that rules answered or delayed themselves, by action.")?;
+    out.head(
+        names::RULE_ACTIONS_TOTAL,
+        Kind::Counter,
+        "Requests that rules answered or delayed themselves, by action.",
+    )?;
     for route in table.routes().values() {
         rule_actions(out, route)?;
     }
     mirrors(out, registry)?;
-    head(out, names::CONNECTIONS, "gauge", "Open connections from clients.")?;
+    out.head(names::CONNECTIONS, Kind::Gauge, "Open connections from clients.")?;
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
-    head(out, names::CONNECTIONS_REFUSED_TOTAL, "counter", "Connections closed at once because too many were open.")?;
+    out.head(
+        names::CONNECTIONS_REFUSED_TOTAL,
+        Kind::Counter,
+        "Connections closed at once because too many were open.",
+    )?;
     writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())?;
-    head(out, names::REJECTED_TOTAL, "counter", "Requests refused before they had a route, by status code.")?;
+    out.head(names::REJECTED_TOTAL, Kind::Counter, "Requests refused before they had a route, by status code.")?;
     for (code, count) in registry.rejected() {
         writeln!(out, "{}{{{}=\"{code}\"}} {count}", names::REJECTED_TOTAL, names::LABEL_CODE)?;
     }
@@ -91,14 +115,14 @@ fn write(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
     }
 }
 
-fn limits(out: &mut String, in_force: &InForce) -> fmt::Result {
-    head(out, names::LIMITED_TOTAL, "counter", "Connections, requests and streams refused because of a limit.")?;
+fn limits(out: &mut Page, in_force: &InForce) -> fmt::Result {
+    out.head(names::LIMITED_TOTAL, Kind::Counter, "Connections, requests and streams refused because of a limit.")?;
     for (limit, name, flag) in LIMITS {
         let (metric, label, flag) = (names::LIMITED_TOTAL, names::LABEL_LIMIT, flag.name());
         let count = in_force.reached(limit);
         writeln!(out, "{metric}{{{label}=\"{name}\",{}=\"{flag}\"}} {count}", names::LABEL_FLAG)?;
     }
-    head(out, names::LIMIT, "gauge", "Limits in force; one that has no value is not there.")?;
+    out.head(names::LIMIT, Kind::Gauge, "Limits in force; one that has no value is not there.")?;
     let now = in_force.now();
     for (limit, name, _) in LIMITS {
         if let Some(value) = now.value(limit) {
@@ -109,20 +133,20 @@ fn limits(out: &mut String, in_force: &InForce) -> fmt::Result {
 }
 
 /// Only where the access log or traces are on.
-fn sight_counts(out: &mut String, counts: &Counts) -> fmt::Result {
+fn sight_counts(out: &mut Page, counts: &Counts) -> fmt::Result {
     let (lines, exported, dropped) = (&counts.lines_dropped, &counts.spans_exported, &counts.spans_dropped);
     for (name, help, count) in [
         (names::ACCESS_LOG_DROPPED_TOTAL, "Access log lines that found the queue full or could not be written.", lines),
         (names::SPANS_EXPORTED_TOTAL, "Spans that the collector took.", exported),
         (names::SPANS_DROPPED_TOTAL, "Spans that found the queue full or that no collector took.", dropped),
     ] {
-        head(out, name, "counter", help)?;
+        out.head(name, Kind::Counter, help)?;
         writeln!(out, "{name} {}", count.load(Relaxed))?;
     }
     Ok(())
 }
 
-fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {
+fn rule_actions(out: &mut Page, route: &Route) -> fmt::Result {
     let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
     for rule in route.rules.iter().flat_map(|rules| rules.iter()) {
         for action in Action::ALL {
@@ -146,8 +170,12 @@ fn rule_actions(out: &mut String, route: &Route) -> fmt::Result {
     Ok(())
 }
 
-fn mirrors(out: &mut String, registry: &Registry) -> fmt::Result {
-    head(out, names::MIRRORED_REQUESTS_TOTAL, "counter", "Copies of requests for the canary, by what became of them.")?;
+fn mirrors(out: &mut Page, registry: &Registry) -> fmt::Result {
+    out.head(
+        names::MIRRORED_REQUESTS_TOTAL,
+        Kind::Counter,
+        "Copies of requests for the canary, by what became of them.",
+    )?;
     for mirrored in registry.mirrors().snapshot() {
         for (fate, result) in Fate::ALL {
             writeln!(
@@ -169,65 +197,59 @@ fn mirrors(out: &mut String, registry: &Registry) -> fmt::Result {
 }
 
 /// Only of arms that had something to retry: most have not.
-fn retries(out: &mut String, series: &[(String, Totals)]) -> fmt::Result {
-    let retrying: Vec<_> = series.iter().filter(|(_, totals)| totals.retries + totals.retries_denied > 0).collect();
-    head(out, names::RETRIES_TOTAL, "counter", "Attempts after the first of a request.")?;
-    for (labels, totals) in &retrying {
+fn retries(out: &mut Page, series: &[Shown]) -> fmt::Result {
+    let has_some = |shown: &&Shown| shown.totals.retries + shown.totals.retries_denied > 0;
+    let retrying: Vec<_> = series.iter().filter(has_some).collect();
+    out.head(names::RETRIES_TOTAL, Kind::Counter, "Attempts after the first of a request.")?;
+    for Shown { labels, totals, .. } in &retrying {
         writeln!(out, "{}{{{labels}}} {}", names::RETRIES_TOTAL, totals.retries)?;
     }
-    head(out, names::RETRIES_DENIED_TOTAL, "counter", "Retries not made because the budget was spent.")?;
-    for (labels, totals) in &retrying {
+    out.head(names::RETRIES_DENIED_TOTAL, Kind::Counter, "Retries not made because the budget was spent.")?;
+    for Shown { labels, totals, .. } in &retrying {
         writeln!(out, "{}{{{labels}}} {}", names::RETRIES_DENIED_TOTAL, totals.retries_denied)?;
     }
-    head(out, names::RETRIES_RECOVERED_TOTAL, "counter", "Requests that only a retry made end well.")?;
-    for (labels, totals) in &retrying {
+    out.head(names::RETRIES_RECOVERED_TOTAL, Kind::Counter, "Requests that only a retry made end well.")?;
+    for Shown { labels, totals, .. } in &retrying {
         writeln!(out, "{}{{{labels}}} {}", names::RETRIES_RECOVERED_TOTAL, totals.recovered)?;
     }
     Ok(())
 }
 
 /// Only of routes that look for outliers.
-fn outliers(out: &mut String, registry: &Registry, table: &Table) -> fmt::Result {
+fn outliers(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     let arms = [(Arm::Stable, names::ARM_STABLE), (Arm::Canary, names::ARM_CANARY)];
     let (total, active) = (names::OUTLIER_EJECTIONS_TOTAL, names::OUTLIER_EJECTED_ENDPOINTS);
-    let labels = |route: &Route, arm: &str| {
-        let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
-        let (l_namespace, l_canary) = (names::LABEL_NAMESPACE, names::LABEL_CANARY);
-        let (l_service, l_arm) = (names::LABEL_SERVICE, names::LABEL_ARM);
-        format!("{l_namespace}=\"{namespace}\",{l_canary}=\"{canary}\",{l_service}=\"{service}\",{l_arm}=\"{arm}\"")
-    };
-    head(out, total, "counter", "Endpoints left out because they failed one request after the other.")?;
+    out.head(total, Kind::Counter, "Endpoints left out because they failed one request after the other.")?;
     for route in table.routes().values() {
         for (arm, name) in arms {
             if let Some(outliers) = &route.outliers {
-                writeln!(out, "{total}{{{}}} {}", labels(route, name), outliers.ejections(arm))?;
+                writeln!(out, "{total}{{{}}} {}", arm_labels(route, name), outliers.ejections(arm))?;
             }
         }
     }
-    head(out, active, "gauge", "Endpoints that are left out now.")?;
+    out.head(active, Kind::Gauge, "Endpoints that are left out now.")?;
     for port in table.ports().values() {
         for (arm, name) in arms {
             if let Some(ward) = port.ward(arm) {
-                writeln!(out, "{active}{{{}}} {}", labels(&port.route, name), ward.active(registry.now()))?;
+                writeln!(out, "{active}{{{}}} {}", arm_labels(&port.route, name), ward.active(registry.now()))?;
             }
         }
     }
     Ok(())
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
-    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}")
-}
-
-fn histogram(out: &mut String, labels: &str, totals: &Totals) -> fmt::Result {
+fn histogram(out: &mut Page, Shown { labels, totals, exemplars }: &Shown) -> fmt::Result {
     let name = names::REQUEST_DURATION_SECONDS;
+    let exemplar = |place| exemplars.buckets.get(&place).map(|exemplar| (exemplar, exemplar.took.as_secs_f64()));
     let mut below = 0;
-    for (bound, count) in BOUNDS_MICROS.iter().zip(&totals.bounds) {
+    for (place, (bound, count)) in BOUNDS_MICROS.iter().zip(&totals.bounds).enumerate() {
         below += count;
-        writeln!(out, "{name}_bucket{{{labels},le=\"{}\"}} {below}", *bound as f64 / 1e6)?;
+        write!(out, "{name}_bucket{{{labels},le=\"{}\"}} {below}", page::bound(*bound))?;
+        out.end_sample(exemplar(place))?;
     }
     let all: u64 = totals.bounds.iter().sum();
-    writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}")?;
+    write!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {all}")?;
+    out.end_sample(exemplar(BOUNDS_MICROS.len()))?;
     writeln!(out, "{name}_sum{{{labels}}} {}", totals.sum_micros as f64 / 1e6)?;
     writeln!(out, "{name}_count{{{labels}}} {all}")
 }
@@ -249,6 +271,14 @@ fn labels(key: &Key, series: &Series) -> String {
         names::LABEL_REVISION,
         escape(&key.revision),
     )
+}
+
+/// Of what outlasts a revision.
+fn arm_labels(route: &Route, arm: &str) -> String {
+    let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
+    let (l_namespace, l_canary) = (names::LABEL_NAMESPACE, names::LABEL_CANARY);
+    let (l_service, l_arm) = (names::LABEL_SERVICE, names::LABEL_ARM);
+    format!("{l_namespace}=\"{namespace}\",{l_canary}=\"{canary}\",{l_service}=\"{service}\",{l_arm}=\"{arm}\"")
 }
 
 fn escape(value: &str) -> String {
@@ -281,7 +311,7 @@ mod tests {
         let cell = registry.cell(1, &table.routes()["u"], Arm::Stable);
         cell.begin(1);
         cell.end(200, Outcome::Success, false, Duration::from_millis(3));
-        let text = render(&registry, &table);
+        let text = render(&registry, &table, Format::Text);
         let labels = r#"canary_namespace="shop",canary="we\"b",service="web",arm="stable",revision="abc""#;
         for line in [
             format!("sluice_proxy_requests_total{{{labels},code=\"200\"}} 1"),

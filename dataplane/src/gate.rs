@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,9 +33,43 @@ pub struct Gate {
     max_pending: AtomicU32,
     max_requests: AtomicU32,
     requests: AtomicU32,
+    /// By [`PoolLimit`].
+    overflows: [AtomicU64; PoolLimit::ALL.len()],
     connections: Mutex<Connections>,
     /// Tells the workers that somebody waits for what they keep idle.
     nudges: Arc<[Notify]>,
+}
+
+/// What an arm may have of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PoolLimit {
+    /// `maxConnections`.
+    Connections,
+    /// `http1MaxPendingRequests`.
+    Pending,
+    /// `http2MaxRequests`.
+    Requests,
+}
+
+impl PoolLimit {
+    /// Each with its name in metrics, in the order of the enum.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::Connections, "max_connections"),
+        (Self::Pending, "max_pending_requests"),
+        (Self::Requests, "max_requests"),
+    ];
+}
+
+/// How a limit stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What there may be.
+    pub limit: u32,
+    /// What there is.
+    pub used: u32,
+    /// How often there would have been more: for connections, when nobody let go of one in time.
+    pub overflows: u64,
 }
 
 #[derive(Debug, Default)]
@@ -81,6 +115,13 @@ impl Gates {
         let gate = arms.entry(key).or_insert_with(|| Arc::new(Gate::new(Arc::clone(&self.nudges))));
         gate.set(&route.pool);
         Some(Arc::clone(gate))
+    }
+
+    /// The limits of an arm that has some.
+    #[must_use]
+    pub fn find(&self, uid: &str, arm: Arm) -> Option<Arc<Gate>> {
+        let arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        arms.get(&(uid.to_owned(), arm)).cloned()
     }
 
     /// Until somebody waits for a connection that `worker` may have idle.
@@ -142,6 +183,7 @@ impl Gate {
             max_pending: unlimited(),
             max_requests: unlimited(),
             requests: AtomicU32::new(0),
+            overflows: Default::default(),
             connections: Mutex::default(),
             nudges,
         }
@@ -165,7 +207,7 @@ impl Gate {
     pub fn admit(self: &Arc<Self>) -> Result<Admission, Overflow> {
         let most = self.max_requests.load(Relaxed);
         let more = |under_way: u32| (under_way < most).then_some(under_way + 1);
-        self.requests.fetch_update(Relaxed, Relaxed, more).map_err(|_| Overflow)?;
+        self.requests.fetch_update(Relaxed, Relaxed, more).map_err(|_| self.overflow(PoolLimit::Requests))?;
         Ok(Admission(Arc::clone(self)))
     }
 
@@ -181,7 +223,7 @@ impl Gate {
                 return Ok(Admitted::Open(Permit(Some(Arc::clone(self)))));
             }
             if connections.queue.len() >= self.max_pending.load(Relaxed) as usize {
-                return Err(Overflow);
+                return Err(self.overflow(PoolLimit::Pending));
             }
             let (wake, receiver) = oneshot::channel();
             connections.queue.push_back(Waiter { seat, wake });
@@ -191,8 +233,29 @@ impl Gate {
         let mut place = Place { gate: self, receiver };
         match tokio::time::timeout(limit, &mut place.receiver).await {
             Ok(Ok(admitted)) => Ok(admitted),
-            Ok(Err(_)) | Err(_) => Err(Overflow),
+            Ok(Err(_)) | Err(_) => Err(self.overflow(PoolLimit::Connections)),
         }
+    }
+
+    fn overflow(&self, limit: PoolLimit) -> Overflow {
+        self.overflows[limit as usize].fetch_add(1, Relaxed);
+        Overflow
+    }
+
+    /// How one of its limits stands; `None` if there is no such limit, and so nothing is counted.
+    #[must_use]
+    pub fn standing(&self, limit: PoolLimit) -> Option<Standing> {
+        let limited = |most: &AtomicU32| Some(most.load(Relaxed)).filter(|most| *most < u32::MAX);
+        let (most, used) = match limit {
+            PoolLimit::Connections => (limited(&self.max_connections)?, self.lock().open),
+            PoolLimit::Pending => {
+                limited(&self.max_connections)?;
+                let waiting = u32::try_from(self.lock().queue.len()).unwrap_or(u32::MAX);
+                (self.max_pending.load(Relaxed), waiting)
+            }
+            PoolLimit::Requests => (limited(&self.max_requests)?, self.requests.load(Relaxed)),
+        };
+        Some(Standing { limit: most, used, overflows: self.overflows[limit as usize].load(Relaxed) })
     }
 
     /// Whether somebody waits for a connection.

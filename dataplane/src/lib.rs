@@ -12,6 +12,7 @@ pub mod args;
 pub mod body;
 pub mod config;
 pub mod error;
+pub mod exemplars;
 pub mod exposition;
 pub mod forward;
 pub mod gate;

@@ -219,7 +219,10 @@ impl Drop for Record {
         }
         if let Some(detail) = self.detail.take() {
             let (failed, flags, bytes) = (sight::failed(outcome), self.flags, self.bytes);
-            detail.end(Ended { status: self.status, grpc_status: self.grpc_status, failed, flags, took, bytes });
+            let ended = Ended { status: self.status, grpc_status: self.grpc_status, failed, flags, took, bytes };
+            if let Some(span) = detail.end(ended) {
+                self.cell.sampled(code, &span, took);
+            }
         }
         // Without an endpoint it was the arm that failed, or another arm that answered.
         if let (false, Some(upstream)) = (self.no_endpoint, &self.sent_to) {

@@ -6,21 +6,23 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use proxy_api::latency;
 use proxy_api::v1beta1 as api;
 use routing::flag::FLAGS;
+use routing::trace::Span;
 use routing::{Arm, Flag, Flags, Limit, Outcome, Route};
 
+use crate::exemplars::{Exemplar, Exemplars, Shown};
 use crate::gate::Gates;
 use crate::limits::{InForce, PortConnections};
 use crate::mirror;
 use crate::pods::{PodCell, Pods};
 use crate::sight::Sight;
+use crate::sight::refused::Refused;
 
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
-use crate::sight::refused::Refused;
 /// where thresholds are set.
 pub const BOUNDS_MICROS: [u64; 24] = [
     500, 1_000, 2_500, 5_000, 7_500, 10_000, 25_000, 50_000, 75_000, 100_000, 150_000, 200_000, 250_000, 300_000,
@@ -91,6 +93,10 @@ pub struct Cell {
     codes: [OnceLock<Box<Buckets<100>>>; 6],
     /// By response flag, made when first needed.
     flags: OnceLock<Box<Buckets<{ FLAGS.len() }>>>,
+    /// Made with the first request whose span is exported.
+    exemplars: OnceLock<Box<Exemplars>>,
+    active_connections: AtomicU64,
+    idle_connections: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -127,6 +133,10 @@ pub struct Totals {
     pub recovered: u64,
     /// Begun and not over.
     pub in_flight: u64,
+    /// Connections to endpoints with a request, or a spliced one, as of the last second.
+    pub active_connections: u64,
+    /// Connections to endpoints without one, likewise.
+    pub idle_connections: u64,
     /// Sum of all durations.
     pub sum_micros: u64,
     /// Log-linear histogram, see `proxy_api::latency`.
@@ -184,6 +194,18 @@ impl Cell {
         }
     }
 
+    /// A request of `code` that is over is part of a trace that can be looked at.
+    pub fn sampled(&self, code: u16, span: &Span, took: Duration) {
+        let (trace_id, span_id, ended) = (span.trace_id, span.span_id, SystemTime::now());
+        self.exemplars.get_or_init(Box::default).note(code, Exemplar { trace_id, span_id, took, ended });
+    }
+
+    /// As many connections to endpoints are open now.
+    pub fn connections(&self, active: u64, idle: u64) {
+        self.active_connections.store(active, Relaxed);
+        self.idle_connections.store(idle, Relaxed);
+    }
+
     /// A request is tried again.
     pub fn retry(&self) {
         add(&self.retries, 1);
@@ -211,6 +233,8 @@ impl Cell {
         totals.recovered += self.recovered.load(Relaxed);
         totals.errors += self.errors.load(Relaxed);
         totals.in_flight += self.in_flight.load(Relaxed);
+        totals.active_connections += self.active_connections.load(Relaxed);
+        totals.idle_connections += self.idle_connections.load(Relaxed);
         totals.started += self.started.load(Relaxed);
         totals.sum_micros += self.sum_micros.load(Relaxed);
         for (index, count) in (0..).zip(&self.latency.0) {
@@ -249,6 +273,14 @@ impl Series {
             cell.add_to(&mut totals);
         }
         totals
+    }
+
+    /// The newest sampled requests of all workers.
+    #[must_use]
+    pub fn exemplars(&self) -> Shown {
+        let mut shown = Shown::default();
+        self.cells.iter().filter_map(|cell| cell.exemplars.get()).for_each(|kept| kept.add_to(&mut shown));
+        shown
     }
 
     /// Whether it has counted a request.

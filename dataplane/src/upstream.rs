@@ -45,6 +45,7 @@ pub struct Upstream {
     dialling: tokio::sync::Mutex<()>,
     latency: Cell<PeakEwma>,
     in_flight: Cell<u32>,
+    open: Rc<Cell<u32>>,
     retired: Cell<bool>,
     pool: Cell<Pool>,
     /// Its arm's limits, if it has any.
@@ -77,6 +78,24 @@ struct Ticket {
     served: u32,
     /// Its place among the arm's connections, if they are limited.
     permit: Option<Permit>,
+    _open: Open,
+}
+
+/// One more open connection of its endpoint, HTTP/2 aside.
+#[derive(Debug)]
+struct Open(Rc<Cell<u32>>);
+
+impl Open {
+    fn begin(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -209,6 +228,7 @@ impl Upstream {
             dialling: tokio::sync::Mutex::default(),
             latency: Cell::new(PeakEwma::among(peers, Duration::ZERO)),
             in_flight: Cell::new(0),
+            open: Rc::default(),
             retired: Cell::new(false),
             pool: Cell::new(pool),
             gate: RefCell::default(),
@@ -259,6 +279,16 @@ impl Upstream {
         let idle = self.plain.borrow().len() + self.idle.borrow().len();
         let (shared, micros, age) = (self.shared.borrow().len(), self.micros(), self.age());
         Glance { in_flight: self.in_flight.get(), idle, shared, micros, age }
+    }
+
+    /// Connections with a request under way, or spliced, and those without.
+    #[must_use]
+    pub fn connections(&self) -> (u64, u64) {
+        let idle = self.plain.borrow().len() + self.idle.borrow().len();
+        let active = u64::from(self.open.get()).saturating_sub(idle as u64);
+        let shared = self.shared.borrow();
+        let used = shared.iter().filter(|shared| shared.streams.open.get() > 0).count();
+        (active + used as u64, (idle + shared.len() - used) as u64)
     }
 
     /// An answer (or a failure that counts as slow) took `latency`.
@@ -406,7 +436,7 @@ impl Upstream {
             }
         };
         let stream = tokio::time::timeout(timeout, self.connect()).await.unwrap_or(Err(DialError::Timeout))?;
-        Ok(Plain { stream, ticket: Ticket { served: 0, permit } })
+        Ok(Plain { stream, ticket: Ticket { served: 0, permit, _open: Open::begin(&self.open) } })
     }
 
     /// The right to one more connection; none is needed where they are not limited.
@@ -511,7 +541,7 @@ impl Upstream {
                     // What went wrong reaches the request that was under way, if any.
                     let _ = connection.with_upgrades().await;
                 });
-                Ok(Connection::Http1(sender, Ticket { served: 0, permit }))
+                Ok(Connection::Http1(sender, Ticket { served: 0, permit, _open: Open::begin(&self.open) }))
             }
             Version::Http2 => {
                 let _turn = self.dialling.lock().await;

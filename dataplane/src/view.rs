@@ -78,6 +78,19 @@ impl PortView {
         }
     }
 
+    fn arms(&self) -> impl Iterator<Item = &ArmView> {
+        [&self.stable, &self.canary].into_iter()
+    }
+
+    /// Tells the counters of each arm how many connections to its endpoints there are.
+    fn count_connections(&self) {
+        for arm in self.arms() {
+            let counts = arm.endpoints.iter().map(|upstream| upstream.connections());
+            let (active, idle) = counts.fold((0, 0), |sum, (active, idle)| (sum.0 + active, sum.1 + idle));
+            arm.cell.connections(active, idle);
+        }
+    }
+
     /// All its endpoints.
     fn places(&self) -> impl Iterator<Item = Place> {
         let endpoints = self.stable.endpoints.iter().chain(&self.canary.endpoints);
@@ -158,6 +171,7 @@ impl Views {
         self.slots.retain(|number, slot| {
             let keep = table.ports().contains_key(number);
             if !keep {
+                slot.current().arms().for_each(|arm| arm.cell.connections(0, 0));
                 left.extend(slot.current().places());
             }
             keep
@@ -168,6 +182,8 @@ impl Views {
                 Some(slot) => {
                     let view = Rc::new(view(&mut self.upstreams, port, registry, worker));
                     let before = slot.view.replace(Rc::clone(&view));
+                    before.arms().for_each(|arm| arm.cell.connections(0, 0));
+                    view.count_connections();
                     left.extend(before.places());
                     for place in view.places() {
                         left.remove(&place);
@@ -199,6 +215,13 @@ impl Views {
     pub fn sweep(&self) {
         for upstream in self.upstreams.values() {
             upstream.sweep();
+        }
+    }
+
+    /// Tells the counters of every arm how many connections to its endpoints there are.
+    pub fn count_connections(&self) {
+        for slot in self.slots.values() {
+            slot.current().count_connections();
         }
     }
 

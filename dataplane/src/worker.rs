@@ -215,6 +215,7 @@ async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Re
             _ = tick.tick() => {
                 beat.fetch_add(1, Relaxed);
                 views.borrow().sweep();
+                views.borrow().count_connections();
                 worker.watches.tick();
             }
         }

@@ -27,6 +27,16 @@ pub const CONNECTIONS: &str = "sluice_proxy_connections";
 /// Counter: connections that were closed at once because too many were open.
 pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 
+/// Gauge: open connections to endpoints, same labels as the histogram and `state`; of the last second.
+pub const UPSTREAM_CONNECTIONS: &str = "sluice_proxy_upstream_connections";
+/// Gauge: limits of an arm in force, by `canary_namespace`, `canary`, `service`, `arm`, `limit` (`max_connections`,
+/// `max_pending_requests`, `max_requests`).
+pub const POOL_LIMIT: &str = "sluice_proxy_pool_limit";
+/// Gauge: what an arm uses of them, same labels.
+pub const POOL_USED: &str = "sluice_proxy_pool_used";
+/// Counter: requests that were refused because of them, same labels.
+pub const POOL_OVERFLOWS_TOTAL: &str = "sluice_proxy_pool_overflows_total";
+
 /// Counter: connections, requests and streams that were refused because of a limit, by `limit` and `flag`.
 pub const LIMITED_TOTAL: &str = "sluice_proxy_limited_total";
 /// Gauge: the limits in force, by `limit`.
@@ -63,6 +73,8 @@ pub const SPANS_EXPORTED_TOTAL: &str = "sluice_proxy_spans_exported_total";
 pub const SPANS_DROPPED_TOTAL: &str = "sluice_proxy_spans_dropped_total";
 /// Label: name of a limit, such as `max_connections`.
 pub const LABEL_LIMIT: &str = "limit";
+/// Label: `active` or `idle`.
+pub const LABEL_STATE: &str = "state";
 /// Label: short name of a response flag, such as `UH`.
 pub const LABEL_FLAG: &str = "flag";
 

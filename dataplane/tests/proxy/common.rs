@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dataplane::exposition::page::Format;
 use dataplane::process::{Proxy, Settings};
 use http::{Request, Response};
 use http_body_util::Full;
@@ -99,7 +100,11 @@ impl Bed {
     }
 
     pub fn metrics(&self) -> String {
-        dataplane::exposition::render(&self.proxy.shared().registry, &self.proxy.shared().table())
+        self.series(Format::Text)
+    }
+
+    pub fn series(&self, format: Format) -> String {
+        dataplane::exposition::render(&self.proxy.shared().registry, &self.proxy.shared().table(), format)
     }
 }
 

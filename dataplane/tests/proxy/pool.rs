@@ -69,6 +69,89 @@ fn flagged(bed: &Bed) -> u64 {
     line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
+/// Sum of a series over what has all of `labels`.
+fn value(bed: &Bed, name: &str, labels: &[&str]) -> u64 {
+    let metrics = bed.metrics();
+    let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| labels.iter().all(|label| rest.contains(label)));
+    metrics.lines().filter(of).map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+/// Limit, use and overflows of the stable arm.
+fn standing(bed: &Bed, limit: &str) -> (u64, u64, u64) {
+    let limit = format!("limit=\"{limit}\"");
+    let of = |name| value(bed, &format!("sluice_proxy_pool_{name}{{"), &[limit.as_str(), "arm=\"stable\""]);
+    (of("limit"), of("used"), of("overflows_total"))
+}
+
+/// Active and idle ones to the stable arm's endpoints.
+fn connections(bed: &Bed) -> (u64, u64) {
+    let of = |state| value(bed, "sluice_proxy_upstream_connections{", &["arm=\"stable\"", state]);
+    (of("state=\"active\""), of("state=\"idle\""))
+}
+
+#[tokio::test]
+async fn connections_to_endpoints_are_seen_active_and_idle() {
+    let pod = Gated::new().await;
+    let bed = Bed::new(|route| {
+        stable(route, pod.origin.address);
+        route.listeners[0].protocol = api::Protocol::Http.into();
+        pool(route, LONG_MS, api::ConnectionPool { idle_timeout_ms: LONG_MS, ..Default::default() });
+    })
+    .await;
+    let mut clients = asking(&bed, 3).await;
+    let client = http2(bed.port).await;
+    let ask = || {
+        let (mut client, request) = (client.clone(), request(bed.port));
+        tokio::spawn(async move { client.send_request(request).await.unwrap().into_body().collect().await })
+    };
+    let streams = [ask(), ask()];
+    eventually("five are at the endpoint", || pod.now.load(SeqCst) == 5).await;
+    eventually("and seen", || connections(&bed) == (5, 0)).await;
+    pod.let_go.add_permits(5);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap().status, 200);
+    }
+    for stream in streams {
+        within(stream).await.unwrap().unwrap();
+    }
+    eventually("all are idle", || connections(&bed) == (0, 5)).await;
+    assert!(!bed.metrics().contains("sluice_proxy_pool_used{"), "nothing is limited");
+}
+
+#[tokio::test]
+async fn connections_over_http2_are_seen_too() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, let_go) = (listener.local_addr().unwrap(), Arc::new(Semaphore::new(0)));
+    let gate = Arc::clone(&let_go);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let gate = Arc::clone(&gate);
+            let service = hyper::service::service_fn(move |_| {
+                let gate = Arc::clone(&gate);
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from("ok")))
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let bed = Bed::new(|route| {
+        stable(route, address);
+        route.listeners[0].protocol = api::Protocol::H2c.into();
+    })
+    .await;
+    let mut client = http2(bed.port).await;
+    let asked = request(bed.port);
+    let answer = tokio::spawn(async move { client.send_request(asked).await.unwrap().into_body().collect().await });
+    eventually("it is active", || connections(&bed) == (1, 0)).await;
+    let_go.add_permits(1);
+    within(answer).await.unwrap().unwrap();
+    eventually("it is idle", || connections(&bed) == (0, 1)).await;
+}
+
 #[tokio::test]
 async fn there_are_never_more_connections_than_allowed_and_everybody_is_served() {
     let pod = Gated::new().await;
@@ -122,6 +205,8 @@ async fn a_full_queue_and_a_wait_that_is_over_are_answered_503() {
     let begun =
         || bed.proxy.shared().registry.snapshot().iter().map(|(_, series)| series.totals().started).sum::<u64>();
     eventually("all but one who waits are turned away", || begun() == 6 && bed.in_flight() == 2).await;
+    assert_eq!(standing(&bed, "max_connections"), (1, 1, 0));
+    assert_eq!(standing(&bed, "max_pending_requests"), (1, 1, 4));
     pod.let_go.add_permits(2);
     served.append(&mut crowd);
     let mut statuses = Vec::new();
@@ -142,6 +227,8 @@ async fn a_full_queue_and_a_wait_that_is_over_are_answered_503() {
     pod.let_go.add_permits(1);
     assert_eq!(first[0].answer().await.unwrap().status, 200);
     assert_eq!(flagged(&bed), 5);
+    assert_eq!(standing(&bed, "max_connections").2, 1, "nobody let go of one in time");
+    assert_eq!(standing(&bed, "max_pending_requests"), (1024, 0, 4));
 }
 
 async fn http2(port: u16) -> SendRequest<Full<Bytes>> {
@@ -180,11 +267,15 @@ async fn the_limits_hold_for_http2_clients_too() {
     eventually("two are at the endpoint", || pod.now.load(SeqCst) == 2).await;
     eventually("all are begun", || bed.in_flight() == 6).await;
     assert_eq!(within(ask(7)).await.unwrap(), StatusCode::SERVICE_UNAVAILABLE, "a seventh request");
+    assert_eq!(standing(&bed, "max_requests"), (6, 6, 1));
+    assert_eq!(standing(&bed, "max_connections"), (2, 2, 0));
+    assert_eq!(standing(&bed, "max_pending_requests"), (1024, 4, 0));
     pod.let_go.add_permits(7);
     for answer in under_way {
         assert_eq!(within(answer).await.unwrap(), StatusCode::OK);
     }
     assert_eq!((pod.most.load(SeqCst), flagged(&bed)), (2, 1));
+    eventually("none is under way", || standing(&bed, "max_requests") == (6, 0, 1)).await;
     assert_eq!(within(ask(8)).await.unwrap(), StatusCode::OK, "there is room again");
 }
 
@@ -241,6 +332,8 @@ async fn a_tcp_connection_too_many_is_closed() {
     assert_eq!(within(first.read_u8()).await.unwrap(), b'x');
     assert!(bed.connect().await.closed().await);
     assert_eq!(flagged(&bed), 1);
+    assert_eq!(standing(&bed, "max_connections"), (1, 1, 1));
+    eventually("the spliced one is seen", || connections(&bed) == (1, 0)).await;
     drop(first);
     within(async {
         loop {

@@ -165,6 +165,7 @@ fn prometheus() -> Vec<String> {
         format!("--storage.tsdb.path={STATE}/prometheus"),
         "--storage.tsdb.retention.time=1d".to_owned(),
         "--web.listen-address=0.0.0.0:9090".to_owned(),
+        "--enable-feature=exemplar-storage".to_owned(),
         "--log.level=warn".to_owned(),
     ]
 }
