@@ -171,7 +171,7 @@ fn locality(table: &Table, port: &Port) -> Value {
     if port.route.balance.as_ref().filter(|_| port.split).and_then(|balance| balance.locality.as_ref()).is_none() {
         return Value::Null;
     }
-    let kept = |arm: Arm| port.zones(arm).map(|zones| (zones.kept() * 100.0).round());
+    let kept = |arm: Arm| port.zones(arm).filter(|zones| zones.count() > 0).map(|zones| (zones.kept() * 100.0).round());
     json!({
         "zone": table.zone(),
         "inForce": port.zones(Arm::Stable).is_some() && !table.zone().is_empty(),

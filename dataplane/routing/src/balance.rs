@@ -162,12 +162,7 @@ impl Balance {
         excluded: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let count = endpoints.count();
-        let admit = |endpoint: usize, random: u64| {
-            self.warmup.is_none_or(|warmup| {
-                let share = warmup.share(endpoints.age(endpoint));
-                share >= 1.0 || unit(random) < share
-            })
-        };
+        let admit = |endpoint: usize, random: u64| self.admits(endpoints, endpoint, random);
         let latency = |endpoint: usize| endpoints.load(endpoint);
         match (&self.algorithm, key) {
             (Algorithm::ConsistentHash(_), Some(key)) => {
@@ -184,6 +179,14 @@ impl Balance {
         }
     }
 
+    /// Whether an endpoint is old enough for one of its draws.
+    fn admits(&self, endpoints: &impl Endpoints, endpoint: usize, random: u64) -> bool {
+        self.warmup.is_none_or(|warmup| {
+            let share = warmup.share(endpoints.age(endpoint));
+            share >= 1.0 || unit(random) < share
+        })
+    }
+
     /// As [`Balance::choose`] without a key, in the zone that [`Zones::draw`] says. `rounds` has one for each zone, `round` is
     /// that of the whole arm.
     pub fn choose_near(
@@ -195,7 +198,11 @@ impl Balance {
         excluded: impl Fn(usize) -> bool,
         now: impl Fn() -> Duration,
     ) -> Option<usize> {
-        let near = zones.draw(random, &excluded, now).and_then(|(number, members)| {
+        // Who is new in a zone of few would else get what all of them bring. Not where arms are compared: all of a canary is
+        // new, and it would leave its zones more often than stable.
+        let new = |endpoint| !zones.compared() && !self.admits(endpoints, endpoint, mix(!random));
+        let out = |endpoint| excluded(endpoint) || new(endpoint);
+        let near = zones.draw(random, out, now).and_then(|(number, members)| {
             let of_zone = Members { endpoints, members };
             let chosen =
                 self.choose(&of_zone, rounds.get(number)?, random, None, |member| excluded(members[member]))?;

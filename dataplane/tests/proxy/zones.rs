@@ -129,7 +129,7 @@ async fn a_zone_gives_away_what_its_endpoints_cannot_bear() {
     assert_eq!(counts.len(), 4, "{counts:?}");
     let locality = zoned.locality().await;
     assert_eq!((&locality["zone"], &locality["inForce"]), (&"a".into(), &true.into()));
-    assert_eq!(locality["stablePercent"], 60.0);
+    assert_eq!((&locality["stablePercent"], &locality["canaryPercent"]), (&60.0.into(), &serde_json::Value::Null));
     let clusters = zoned.bed.admin("/clusters").await;
     assert_eq!(clusters["ports"][0]["stable"][1]["zone"], "b");
 }

@@ -43,6 +43,8 @@ pub struct Zones {
     kept: f64,
     /// The first one is this proxy's own zone, if any stays.
     zones: Vec<Zone>,
+    /// Held against the other arm's.
+    compared: bool,
     /// Endpoints of the other arm in this zone, if the two are compared and any may be left out.
     peers: Option<Peers>,
 }
@@ -93,7 +95,7 @@ impl Locality {
         let all_stay = |shares: &BTreeMap<&str, Share>| {
             shares.iter().all(|(zone, share)| share.kept == share.requests && (share.requests == 0 || !zone.is_empty()))
         };
-        (!compared || shares.iter().all(all_stay)).then(|| shares.map(|shares| Zones::new(zone, shares)))
+        (!compared || shares.iter().all(all_stay)).then(|| shares.map(|shares| Zones::new(zone, shares, compared)))
     }
 
     fn shares<'a>(&'a self, own: &'a str, targets: &'a [Target]) -> BTreeMap<&'a str, Share> {
@@ -121,7 +123,7 @@ impl Locality {
 }
 
 impl Zones {
-    fn new(own: &str, mut shares: BTreeMap<&str, Share>) -> Self {
+    fn new(own: &str, mut shares: BTreeMap<&str, Share>, compared: bool) -> Self {
         let mut zones = Vec::new();
         let mut kept = 0.0;
         if let Some(share) = shares.get_mut(own).filter(|share| share.kept > 0) {
@@ -136,7 +138,7 @@ impl Zones {
             let until = kept + (1.0 - kept) * passed as f64 / all as f64;
             zones.push(Zone { until, members: share.members });
         }
-        Self { kept, zones, peers: None }
+        Self { kept, zones, compared, peers: None }
     }
 
     /// Of arms that are compared: what is left out of one counts in the other, too.
@@ -154,6 +156,12 @@ impl Zones {
     #[must_use]
     pub fn kept(&self) -> f64 {
         self.kept
+    }
+
+    /// Whether the arm's requests are held against the other arm's.
+    #[must_use]
+    pub fn compared(&self) -> bool {
+        self.compared
     }
 
     /// How many zones are drawn from.

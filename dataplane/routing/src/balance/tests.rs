@@ -248,3 +248,32 @@ fn every_algorithm_chooses_within_the_zone_and_leaves_it_only_for_want_of_an_end
         assert_eq!(balance.choose_near(&zones, &fake, (&rounds, &round), 1, nobody, now), None, "{algorithm:?}");
     }
 }
+
+#[test]
+fn a_zone_whose_only_endpoint_is_new_keeps_as_much_as_it_may_get_unless_arms_are_compared() {
+    let target = |zone: &str, place: u8| crate::table::Target {
+        address: SocketAddr::from(([10, 0, 0, place], 80)),
+        pod: String::new(),
+        zone: zone.into(),
+    };
+    let targets = [target("a", 1), target("b", 2)];
+    let of_zone = |zone: &str| api::ZoneProxies { zone: zone.into(), proxies: 1 };
+    let locality = Locality::compile(&api::LocalityLbSetting { proxies: vec![of_zone("a"), of_zone("b")] });
+    let warmup = api::Warmup { duration_ms: 100_000, minimum_percent: Some(10), aggression: None };
+    let balance = mk_simple(api::load_balancer::Simple::Random, Some(warmup)).unwrap().unwrap();
+    let mut fake = Fake::new(&[1]);
+    fake.now = Duration::from_secs(200);
+    fake.join(1);
+    let of_new = |compared: bool| {
+        let [zones, _] = locality.prefer("b", [&targets, &targets], compared).unwrap();
+        let rounds = [Round::default()];
+        let chosen = (0..10_000).filter(|request| {
+            let (random, now) = (mix(*request), || Duration::ZERO);
+            balance.choose_near(&zones, &fake, (&rounds, &Round::default()), random, |_| false, now) == Some(1)
+        });
+        chosen.count()
+    };
+    // A tenth at home; of the rest, which all serve, one of eleven parts.
+    assert!(of_new(false).abs_diff(1_000 + 9_000 / 11) < 400, "{}", of_new(false));
+    assert_eq!(of_new(true), 10_000);
+}
