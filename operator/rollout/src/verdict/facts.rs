@@ -90,6 +90,7 @@ impl Engine {
         };
         Facts {
             weight_percent: trial.weight_percent,
+            audience: trial.audience,
             seconds: judged.map_or(trial.step.seconds, |e| trial.second - e.since_s),
             canary,
             stable,

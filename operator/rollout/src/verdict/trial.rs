@@ -61,7 +61,7 @@ pub(crate) struct Trial {
     pub(crate) second: u64,
     pub(crate) weight_percent: u8,
     #[serde(default)]
-    audience: bool,
+    pub(crate) audience: bool,
     pub(crate) canary_pods: u32,
     pub(crate) step: Step,
     pub(crate) evidence: Evidence,

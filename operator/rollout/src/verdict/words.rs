@@ -52,6 +52,8 @@ pub struct Slowness {
 pub struct Facts {
     /// The canary's share of traffic.
     pub weight_percent: u8,
+    /// That share is one of an audience.
+    pub audience: bool,
     /// Seconds that the counts below cover.
     pub seconds: u64,
     /// Failed requests of the canary.
@@ -94,10 +96,11 @@ pub struct Facts {
 #[must_use]
 pub fn sentence(decision: Decision, facts: &Facts, towards: Option<u8>) -> String {
     let weight = facts.weight_percent;
+    let of_whom = if facts.audience { " of those who match" } else { "" };
     let mut text = match (decision, towards) {
-        (Decision::Advance(_), Some(next)) => format!("weight {weight} -> {next}%: "),
+        (Decision::Advance(_), Some(next)) => format!("weight {weight} -> {next}%{of_whom}: "),
         (Decision::Wait(wait), _) if !names_weight(wait) => String::new(),
-        _ => format!("weight {weight}%: "),
+        _ => format!("weight {weight}%{of_whom}: "),
     };
     text += &match decision {
         Decision::Rollback(cause) => rolled_back(cause, facts),
@@ -259,9 +262,10 @@ fn waiting(wait: Wait, facts: &Facts) -> String {
         }
         Wait::NoEndpoints => "the canary has no ready pod; nothing to judge".to_owned(),
         Wait::TrafficSplitMismatch => format!(
-            "canary got {} of {} requests, expected {}%: routing fault, version not judged",
+            "canary got {} of {} requests, expected {}{}%: routing fault, version not judged",
             percent(100.0 * split.0 as f64 / split.1.max(1) as f64),
             split.1,
+            if facts.audience { "at most " } else { "" },
             facts.weight_percent
         ),
         Wait::MetricsUnavailable if silent.1 == 0 => "no proxy is connected; last verdict kept".to_owned(),

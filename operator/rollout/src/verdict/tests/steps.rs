@@ -145,12 +145,16 @@ fn a_share_of_an_audience_is_judged_by_the_canary_alone() {
     let mut engine = mk_begun(Config::default(), 1000);
     (0..60).for_each(|_| engine.absorb(&mk_delta((20, 0), (980, 1)), now));
     assert_eq!(engine.decision(), Decision::Advance(Advance::NonInferior));
+    let said = engine.verdict().sentence_towards(50);
+    assert!(said.starts_with("weight 20 -> 50% of those who match: canary "), "{said}");
     (0..120).for_each(|_| engine.absorb(&mk_delta((20, 4), (980, 1)), now));
     assert!(matches!(engine.decision(), Decision::Rollback(_)), "{:?}", engine.decision());
 
     let mut engine = mk_begun(Config::default(), 1000);
     (0..60).for_each(|_| engine.absorb(&mk_delta((300, 0), (700, 1)), now));
     assert_eq!(engine.decision(), Decision::Wait(Wait::TrafficSplitMismatch), "more than all of them can be");
+    let said = engine.verdict().sentence();
+    assert!(said.contains("expected at most 20%"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@ use super::*;
 fn mk_facts() -> Facts {
     Facts {
         weight_percent: 10,
+        audience: false,
         seconds: 35,
         canary: Counted { bad: 18, total: 355 },
         stable: Counted { bad: 34, total: 3145 },
