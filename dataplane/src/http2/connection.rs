@@ -85,7 +85,8 @@ pub struct Connection {
     pub(super) out: Vec<u8>,
     driver: Option<Waker>,
     decoder: Decoder,
-    streams: HashMap<u32, Stream, BuildHasherDefault<Numbers>>,
+    /// Boxed: the table is filled and emptied all the time, and a stream is large.
+    streams: HashMap<u32, Box<Stream>, BuildHasherDefault<Numbers>>,
     /// Not closed yet, as §5.1.2 counts them.
     open: u32,
     accepted: VecDeque<Accepted>,

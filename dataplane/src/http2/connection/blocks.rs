@@ -109,7 +109,7 @@ impl Connection {
         let request = if too_large { Ok(Request::new(())) } else { fields.request() };
         let read = request.and_then(|request| length(request.headers(), end).map(|length| (request, length)));
         let Ok((request, length)) = read else { return self.fault(number, Reason::PROTOCOL_ERROR) };
-        let mut stream = Stream::new(false, self.config.stream_window, self.peer.window);
+        let mut stream = Box::new(Stream::new(false, self.config.stream_window, self.peer.window));
         (stream.length, stream.received) = (length, end);
         self.streams.insert(number, stream);
         self.open += 1;

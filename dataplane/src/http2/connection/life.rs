@@ -11,7 +11,7 @@ use super::{Connection, Drain, Role};
 /// seconds.
 const RESETS_KEPT: usize = 512;
 /// Room for streams that an idle connection keeps.
-const STREAMS_KEPT: usize = 14;
+const STREAMS_KEPT: usize = 112;
 
 impl Connection {
     /// Ends those streams for which `error` says so; wakes whoever waits to open one.

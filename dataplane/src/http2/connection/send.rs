@@ -22,7 +22,7 @@ impl Connection {
         let number = self.next;
         self.next += 2;
         self.open += 1;
-        let mut stream = Stream::new(true, self.config.stream_window, self.peer.window);
+        let mut stream = Box::new(Stream::new(true, self.config.stream_window, self.peer.window));
         stream.bodiless = *request.method() == Method::HEAD;
         stream.sent = end;
         self.streams.insert(number, stream);

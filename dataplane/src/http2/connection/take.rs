@@ -7,7 +7,7 @@ use http::Response;
 use http_body::Frame;
 
 use super::super::frame;
-use super::super::stream::{Error, Half, Stream};
+use super::super::stream::{Error, Half};
 use super::Connection;
 
 impl Connection {
@@ -49,7 +49,7 @@ impl Connection {
     /// Whether all of a body was taken.
     #[must_use]
     pub fn drained(&self, number: u32) -> bool {
-        self.streams.get(&number).is_none_or(Stream::drained)
+        self.streams.get(&number).is_none_or(|stream| stream.drained())
     }
 
     /// The connection's window is opened by what was taken.
