@@ -30,6 +30,9 @@ pub enum ProxyError {
     /// The client asks for what a proxy must not pass on.
     #[error("request is not valid")]
     BadRequest,
+    /// The endpoint takes no extended CONNECT (RFC 8441).
+    #[error("endpoint does not take WebSockets over HTTP/2")]
+    NotSpoken,
 }
 
 impl ProxyError {
@@ -42,6 +45,7 @@ impl ProxyError {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone | Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotSpoken => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -52,7 +56,7 @@ impl ProxyError {
             Self::NoEndpoint => None,
             Self::Overflow => Some(Flag::UpstreamOverflow),
             Self::Reset => Some(Flag::UpstreamConnectionTermination),
-            Self::BadAnswer => Some(Flag::UpstreamProtocolError),
+            Self::BadAnswer | Self::NotSpoken => Some(Flag::UpstreamProtocolError),
             Self::Timeout => Some(Flag::UpstreamRequestTimeout),
             Self::ClientGone => Some(Flag::DownstreamConnectionTermination),
             Self::TooSlow => Some(Flag::StreamIdleTimeout),

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::Scheme;
-use http::{Method, Uri, Version};
+use http::{Extensions, Method, Uri, Version};
 
 use crate::error::ProxyError;
+use crate::http2::head::Protocol;
 
 /// Meant for the next hop only, whether `Connection` names them or not.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -54,7 +55,7 @@ impl Client {
 /// # Errors
 /// When the head must not be passed on.
 pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, ProxyError> {
-    if parts.method == Method::CONNECT {
+    if parts.method == Method::CONNECT && !(to == Version::HTTP_2 && connects(&parts.extensions)) {
         return Err(ProxyError::BadRequest);
     }
     let websocket = if parts.version == Version::HTTP_2 {
@@ -89,6 +90,12 @@ pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, 
     }
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
     Ok(websocket)
+}
+
+/// Whether a request is a WebSocket's handshake over HTTP/2 (RFC 8441); no other protocol is passed on.
+#[must_use]
+pub fn connects(extensions: &Extensions) -> bool {
+    extensions.get().is_some_and(|Protocol(protocol)| protocol == "websocket")
 }
 
 /// Makes an endpoint's head fit for the client. `switching` keeps what a 101 needs.

@@ -64,6 +64,7 @@ pub async fn handle(
     record.carry(detail);
     let deadline = deadline(&view, decision.as_ref(), &record);
     let switching = upgrade::requested(&mut request);
+    let connects = forward::connects(request.extensions());
     let answer = {
         // Pinned here, and so held once: every move of a future is one more copy of it in the futures around it.
         let exchange = pin!(exchange(worker, &view, (arm, keyed.key), decision.as_ref(), client, request, &mut record));
@@ -93,6 +94,11 @@ pub async fn handle(
             }
             if let (true, Some(switching)) = (switched, switching) {
                 return switching.complete(response, record, lease);
+            }
+            if connects && response.status().is_success() {
+                // As with a 101: how long people keep a socket open is not a latency.
+                record.complete();
+                return response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, None, lease, None))));
             }
             let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
             response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, Some(record), lease, deadline))))
@@ -178,7 +184,8 @@ async fn exchange(
     if let Some(decision) = decision {
         rules::edit_request(&mut parts, decision)?;
     }
-    let websocket = parts.headers.contains_key(header::UPGRADE);
+    let connects = forward::connects(&parts.extensions);
+    let websocket = connects || parts.headers.contains_key(header::UPGRADE);
     let copy = if arm == Arm::Stable && !websocket {
         Copy::begin(worker, view, version, parts.method.as_str(), || Some(parts.clone()))
     } else {
@@ -197,7 +204,8 @@ async fn exchange(
     };
     let mut request = Request::from_parts(parts, body);
     let retries =
-        view.port.route.retry.as_ref().map(|policy| {
+        // What a socket says once it is open is not kept to be said again.
+        view.port.route.retry.as_ref().filter(|_| !connects).map(|policy| {
             Retries::begin(policy, worker, idempotent(request.method()), deadline(view, decision, record))
         });
     let spare = retries.as_ref().map(|retries| Spare::of(&mut request, retries));

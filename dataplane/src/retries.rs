@@ -100,5 +100,6 @@ pub fn failure(error: ProxyError) -> Option<Failure> {
         ProxyError::NoEndpoint => Some(Failure::Unreachable),
         // A retry would ask for more of what there is too little of.
         ProxyError::Overflow | ProxyError::ClientGone | ProxyError::TooSlow | ProxyError::BadRequest => None,
+        ProxyError::NotSpoken => None,
     }
 }

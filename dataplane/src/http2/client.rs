@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Request, Response};
@@ -16,6 +17,7 @@ use super::body::{Broken, Receiving, Sending};
 use super::connection::{Config, Connection, Role};
 use super::driver::{Driver, silent};
 use super::frame::Reason;
+use super::head::Protocol;
 use super::link::{Link, Opener};
 use super::stream::Error;
 use crate::body::{Incoming, RequestBody};
@@ -29,8 +31,12 @@ const CONFIG: Config = Config {
     field_list: 64 * 1024,
     // It opens none.
     streams: 0,
+    connects: false,
     faults: 1024,
 };
+
+/// Time for an endpoint's first settings, where they decide.
+const FIRST_SETTINGS: Duration = Duration::from_secs(5);
 
 /// Sends requests on one connection.
 #[derive(Clone, Debug)]
@@ -67,12 +73,21 @@ impl Sender {
         self.requests.closed()
     }
 
+    /// Whether the endpoint takes an extended CONNECT: its settings say so, which come first (RFC 9113 §3.4).
+    async fn connects(&self) -> bool {
+        let said = poll_fn(|context| self.requests.poll_connects(context));
+        tokio::time::timeout(FIRST_SETTINGS, said).await.unwrap_or(false)
+    }
+
     /// Sends a request and waits for the head of the answer; what is left of the request's body then is sent while the
     /// answer is read.
     ///
     /// # Errors
     /// When there is no answer.
     pub async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        if request.extensions().get::<Protocol>().is_some() && !self.connects().await && !self.requests.closed() {
+            return Err(SendError::Failed(ProxyError::NotSpoken));
+        }
         if !poll_fn(|context| self.requests.poll_ready(context)).await {
             return Err(SendError::Unsent(Box::new(request)));
         }

@@ -53,6 +53,8 @@ pub struct Config {
     pub field_list: usize,
     /// Streams that it may have open.
     pub streams: u32,
+    /// Whether it may ask for an extended CONNECT (RFC 8441 §3).
+    pub connects: bool,
     /// Streams that may be reset for its faults before the connection is given up.
     pub faults: u32,
 }
@@ -130,6 +132,8 @@ struct Peer {
     window: u32,
     payload: usize,
     streams: u32,
+    /// Whether it takes an extended CONNECT; not known before its first settings.
+    connects: Option<bool>,
 }
 
 /// How far a server's end has come (§6.8).
@@ -174,7 +178,12 @@ impl Connection {
                 out.extend_from_slice(PREFACE);
                 settings.push((setting::ENABLE_PUSH, 0));
             }
-            Role::Server => settings.push((setting::MAX_CONCURRENT_STREAMS, config.streams)),
+            Role::Server => {
+                settings.push((setting::MAX_CONCURRENT_STREAMS, config.streams));
+                if config.connects {
+                    settings.push((setting::ENABLE_CONNECT_PROTOCOL, 1));
+                }
+            }
         }
         frame::settings(&mut out, &settings);
         frame::window_update(&mut out, 0, config.window - DEFAULT_WINDOW);
@@ -193,7 +202,7 @@ impl Connection {
             block: None,
             window: Receiving::new(config.window),
             may_send: Sending::new(DEFAULT_WINDOW),
-            peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: FIRST_STREAMS },
+            peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: FIRST_STREAMS, connects: None },
             last: 0,
             next: 1,
             said_no_table: false,

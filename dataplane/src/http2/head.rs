@@ -1,7 +1,7 @@
 //! Field lists as they come, and the heads that are made of them (RFC 9113 §8.1 to §8.3). What must not be passed on is
 //! malformed; what is too large is not kept, and said to be. Pure.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
 
@@ -14,6 +14,10 @@ const ROOM: usize = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
+/// Of a request with `CONNECT` and a path: what its stream is to become (RFC 8441). Among the request's extensions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protocol(pub HeaderValue);
+
 /// A field list while it is read.
 #[derive(Debug)]
 pub struct Fields {
@@ -25,6 +29,7 @@ pub struct Fields {
     scheme: Option<Scheme>,
     authority: Option<Authority>,
     path: Option<PathAndQuery>,
+    protocol: Option<HeaderValue>,
     status: Option<StatusCode>,
     headers: HeaderMap,
 }
@@ -41,6 +46,7 @@ impl Fields {
             scheme: None,
             authority: None,
             path: None,
+            protocol: None,
             status: None,
             headers: HeaderMap::with_capacity(ROOM),
         }
@@ -62,6 +68,7 @@ impl Fields {
             Field::Scheme(scheme) => self.scheme.replace(scheme.clone()).is_none(),
             Field::Authority(authority) => self.authority.replace(authority.clone()).is_none(),
             Field::Path(path) => self.path.replace(path.clone()).is_none(),
+            Field::Protocol(protocol) => self.protocol.replace(protocol.clone()).is_none(),
             Field::Status(status) => self.status.replace(*status).is_none(),
             Field::Malformed => false,
         };
@@ -85,13 +92,18 @@ impl Fields {
         }
         let method = self.method.ok_or(Malformed)?;
         let mut uri = http::uri::Parts::default();
-        if method == Method::CONNECT {
+        let connects = method == Method::CONNECT;
+        if connects && self.protocol.is_none() {
             // §8.5
             if self.scheme.is_some() || self.path.is_some() {
                 return Err(Malformed);
             }
             uri.authority = Some(self.authority.ok_or(Malformed)?);
         } else {
+            // RFC 8441 §4
+            if self.protocol.is_some() && (!connects || self.authority.is_none()) {
+                return Err(Malformed);
+            }
             let (scheme, path) = (self.scheme.ok_or(Malformed)?, self.path.ok_or(Malformed)?);
             uri.path_and_query = Some(path);
             if let Some(authority) = self.authority {
@@ -103,6 +115,9 @@ impl Fields {
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Malformed)?;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers;
+        if let Some(protocol) = self.protocol {
+            request.extensions_mut().insert(Protocol(protocol));
+        }
         Ok(request)
     }
 
@@ -111,8 +126,7 @@ impl Fields {
     /// # Errors
     /// When it is malformed.
     pub fn response(self) -> Result<Response<()>, Malformed> {
-        let asked = self.method.is_some() || self.scheme.is_some() || self.authority.is_some() || self.path.is_some();
-        if self.malformed || asked {
+        if self.malformed || self.asks() {
             return Err(Malformed);
         }
         let status = self.status.ok_or(Malformed)?;
@@ -132,12 +146,16 @@ impl Fields {
     /// # Errors
     /// When it is malformed: a field with a colon has no place in it (§8.1).
     pub fn trailers(self) -> Result<HeaderMap, Malformed> {
-        let head = self.method.is_some()
+        if self.malformed || self.asks() || self.status.is_some() { Err(Malformed) } else { Ok(self.headers) }
+    }
+
+    /// Whether there is a field that only requests have.
+    fn asks(&self) -> bool {
+        self.method.is_some()
             || self.scheme.is_some()
             || self.authority.is_some()
             || self.path.is_some()
-            || self.status.is_some();
-        if self.malformed || head { Err(Malformed) } else { Ok(self.headers) }
+            || self.protocol.is_some()
     }
 }
 
@@ -193,6 +211,21 @@ mod tests {
         }
         assert!(mk(&[(":method", "CONNECT"), (":authority", "web:80")]).request().is_ok());
         assert!(mk(&[(":method", "CONNECT"), GET[1], GET[2], GET[3]]).request().is_err());
+    }
+
+    #[test]
+    fn an_extended_connect_says_all_that_a_request_does() {
+        let connect = [(":method", "CONNECT"), (":protocol", "websocket"), GET[1], GET[2], GET[3]];
+        let request = mk(&connect).request().unwrap();
+        assert_eq!(request.uri(), "http://web/x");
+        assert_eq!(request.extensions().get(), Some(&Protocol(HeaderValue::from_static("websocket"))));
+        for without in [0, 2, 3, 4] {
+            let fields: Vec<_> = connect.iter().enumerate().filter(|(i, _)| *i != without).map(|(_, f)| *f).collect();
+            assert!(mk(&fields).request().is_err(), "{fields:?}");
+        }
+        assert!(mk(&[GET[0], connect[1], GET[1], GET[2], GET[3]]).request().is_err(), "not with GET");
+        assert!(mk(&[(":status", "200"), connect[1]]).response().is_err());
+        assert!(mk(&[connect[1]]).trailers().is_err());
     }
 
     #[test]

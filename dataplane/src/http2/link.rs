@@ -39,6 +39,11 @@ impl Opener {
         self.0.borrow_mut().may_open(context).map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Ready when it is known whether the other end takes an extended CONNECT.
+    pub fn poll_connects(&self, context: &Context<'_>) -> Poll<bool> {
+        self.0.borrow_mut().may_connect(context).map_or(Poll::Pending, Poll::Ready)
+    }
+
     /// Sends the head of a request, as [`Opener::poll_ready`] has just allowed.
     #[must_use]
     pub fn open(&self, request: &Request<()>, end: bool) -> (Reader, Writer) {

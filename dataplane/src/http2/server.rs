@@ -11,7 +11,7 @@ use std::time::Instant;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use routing::{Flag, Limit};
+use routing::{Flag, Limit, Protocol};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
@@ -43,6 +43,8 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, client
         window: WINDOW,
         field_list: limits.header_bytes * LIST_SCALE,
         streams: limits.streams,
+        // To endpoints that speak HTTP/1.1 it could not be passed on.
+        connects: slot.current().port.protocol != Protocol::Http1,
         faults: FAULTS,
     };
     let link = Link::new(Connection::new(Role::Server, config).into());

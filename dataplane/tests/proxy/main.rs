@@ -6,6 +6,7 @@ mod affinity;
 mod balance;
 mod common;
 mod configuration;
+mod connects;
 mod frames;
 mod grpc;
 mod http2;

@@ -3,7 +3,7 @@
 use http::{HeaderMap, Request, StatusCode};
 
 use super::super::frame::{self, Head, Reason, flag};
-use super::super::head::{self, Fields};
+use super::super::head::{self, Fields, Protocol};
 use super::super::stream::{Error, Half, Stream};
 use super::{Accepted, Connection, Drain, Role};
 
@@ -107,6 +107,11 @@ impl Connection {
         }
         let too_large = fields.too_large();
         let request = if too_large { Ok(Request::new(())) } else { fields.request() };
+        // Who was not told that it may, may not.
+        let request = request.and_then(|request| match request.extensions().get::<Protocol>() {
+            Some(_) if !self.config.connects => Err(head::Malformed),
+            _ => Ok(request),
+        });
         let read = request.and_then(|request| length(request.headers(), end).map(|length| (request, length)));
         let Ok((request, length)) = read else { return self.fault(number, Reason::PROTOCOL_ERROR) };
         let mut stream = Box::new(Stream::new(false, self.config.stream_window, self.peer.window));

@@ -23,6 +23,10 @@ impl Connection {
             let value = frame::number(&entry[2..]).expect("an entry has six bytes");
             self.set(u16::from_be_bytes([entry[0], entry[1]]), value)?;
         }
+        if self.peer.connects.is_none() {
+            self.peer.connects = Some(false);
+            self.openers.drain(..).for_each(std::task::Waker::wake);
+        }
         frame::write(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
         Ok(())
     }
@@ -31,6 +35,14 @@ impl Connection {
         match name {
             setting::ENABLE_PUSH if value > 1 || value == 1 && self.role == Role::Client => {
                 return Err(Reason::PROTOCOL_ERROR);
+            }
+            // Once said, it stays (RFC 8441 §3).
+            setting::ENABLE_CONNECT_PROTOCOL if value > 1 || value == 0 && self.peer.connects == Some(true) => {
+                return Err(Reason::PROTOCOL_ERROR);
+            }
+            setting::ENABLE_CONNECT_PROTOCOL => {
+                self.peer.connects = Some(value == 1);
+                self.openers.drain(..).for_each(std::task::Waker::wake);
             }
             setting::MAX_CONCURRENT_STREAMS => {
                 self.peer.streams = value;

@@ -39,6 +39,17 @@ impl Connection {
         Some(true)
     }
 
+    /// Whether the other end takes an extended CONNECT; `None`: it has not said yet, and the task is woken when it has.
+    pub fn may_connect(&mut self, context: &Context<'_>) -> Option<bool> {
+        if self.closes() {
+            return Some(false);
+        }
+        if self.peer.connects.is_none() {
+            self.openers.push(context.waker().clone());
+        }
+        self.peer.connects
+    }
+
     /// Whether no more streams can be opened.
     #[must_use]
     pub fn closes(&self) -> bool {

@@ -7,6 +7,7 @@ use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Method, Request, Response};
 
 use super::super::frame::{self, HEAD, MAX_PAYLOAD, flag, kind};
+use super::super::head::Protocol;
 use super::super::hpack::encode;
 use super::super::stream::{Error, Half, Stream};
 use super::{Connection, ROOM};
@@ -30,6 +31,9 @@ impl Connection {
             let uri = request.uri();
             let path = uri.path_and_query().map_or("/", |path| path.as_str());
             let authority = uri.authority().map(|authority| authority.as_str());
+            if let Some(Protocol(protocol)) = request.extensions().get() {
+                encode::protocol(out, protocol);
+            }
             encode::request(out, request.method(), uri.scheme_str().unwrap_or("http"), authority, path);
             encode::fields(out, request.headers());
         });

@@ -11,7 +11,8 @@ use super::super::frame::{self, HEAD, Head, Reason, flag, kind};
 use super::super::stream::{Error, Half};
 use super::{CONGESTED, Config, Connection, ROOM, Role};
 
-const CONFIG: Config = Config { stream_window: 100_000, window: 200_000, field_list: 10_000, streams: 3, faults: 4 };
+const CONFIG: Config =
+    Config { stream_window: 100_000, window: 200_000, field_list: 10_000, streams: 3, connects: true, faults: 4 };
 
 /// GET / of `web` as HPACK.
 const GET: [u8; 8] = [0x82, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'];

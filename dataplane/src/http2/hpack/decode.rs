@@ -119,6 +119,7 @@ mod tests {
                 Field::Authority(value) => format!(":authority: {value}"),
                 Field::Method(value) => format!(":method: {value}"),
                 Field::Path(value) => format!(":path: {value}"),
+                Field::Protocol(value) => format!(":protocol: {value:?}"),
                 Field::Scheme(value) => format!(":scheme: {value}"),
                 Field::Status(value) => format!(":status: {}", value.as_str()),
                 Field::Header(name, value) => format!("{name}: {}", value.to_str().unwrap()),

@@ -37,6 +37,13 @@ pub fn request(out: &mut Vec<u8>, method: &Method, scheme: &str, authority: Opti
     }
 }
 
+/// Appends `:protocol` (RFC 8441 §4).
+pub fn protocol(out: &mut Vec<u8>, protocol: &HeaderValue) {
+    out.push(LITERAL);
+    string(out, b":protocol");
+    string(out, protocol.as_bytes());
+}
+
 /// Appends `:status`.
 pub fn status(out: &mut Vec<u8>, status: StatusCode) {
     match status.as_u16() {

@@ -19,6 +19,8 @@ pub enum Name {
     Method,
     /// `:path`
     Path,
+    /// `:protocol` (RFC 8441 §4)
+    Protocol,
     /// `:scheme`
     Scheme,
     /// `:status`
@@ -38,6 +40,8 @@ pub enum Field {
     Method(Method),
     /// `:path`
     Path(PathAndQuery),
+    /// `:protocol` (RFC 8441 §4)
+    Protocol(HeaderValue),
     /// `:scheme`
     Scheme(Scheme),
     /// `:status`
@@ -56,6 +60,7 @@ impl Name {
             b":authority" => Self::Authority,
             b":method" => Self::Method,
             b":path" => Self::Path,
+            b":protocol" => Self::Protocol,
             b":scheme" => Self::Scheme,
             b":status" => Self::Status,
             _ => match HeaderName::from_lowercase(name) {
@@ -72,6 +77,7 @@ impl Name {
         match self {
             Self::Path => 5,
             Self::Method | Self::Scheme | Self::Status => 7,
+            Self::Protocol => 9,
             Self::Authority => 10,
             Self::Header(name) => name.as_str().len(),
             Self::Malformed(length) => *length,
@@ -96,6 +102,8 @@ impl Field {
             Name::Method => Method::from_bytes(value).ok().map(Self::Method),
             Name::Path if value.first() != Some(&b'/') && value != b"*" => None,
             Name::Path => PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(value)).ok().map(Self::Path),
+            Name::Protocol if value.is_empty() => None,
+            Name::Protocol => HeaderValue::from_bytes(value).ok().map(Self::Protocol),
             Name::Scheme if value == b"http" => Some(Self::Scheme(Scheme::HTTP)),
             Name::Scheme => Scheme::try_from(value).ok().map(Self::Scheme),
             Name::Status => StatusCode::from_bytes(value).ok().map(Self::Status),
@@ -117,7 +125,7 @@ mod tests {
         for (name, value) in [
             ("Upper", "x"),
             (":unknown", "x"),
-            (":protocol", "websocket"),
+            (":protocol", ""),
             ("connection", "close"),
             ("keep-alive", "x"),
             ("proxy-connection", "x"),
