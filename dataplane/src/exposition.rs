@@ -72,7 +72,7 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     }
     retries(out, &series)?;
     outliers(out, registry, table)?;
-    pools::connections(out, &series)?;
+    pools::under_way(out, &series)?;
     pools::limits(out, registry, table)?;
     out.head(names::WEIGHT, Kind::Gauge, "Share of the canary in force, in percent.")?;
     for route in table.routes().values() {

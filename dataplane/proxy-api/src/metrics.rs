@@ -27,6 +27,8 @@ pub const CONNECTIONS: &str = "sluice_proxy_connections";
 /// Counter: connections that were closed at once because too many were open.
 pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 
+/// Gauge: requests begun and not over, same labels as the histogram; those that wait for a connection included.
+pub const REQUESTS_IN_FLIGHT: &str = "sluice_proxy_requests_in_flight";
 /// Gauge: open connections to endpoints, same labels as the histogram and `state`; of the last second.
 pub const UPSTREAM_CONNECTIONS: &str = "sluice_proxy_upstream_connections";
 /// Gauge: limits of an arm in force, by `canary_namespace`, `canary`, `service`, `arm`, `limit` (`max_connections`,

@@ -1,4 +1,4 @@
-//! Connections to endpoints, and how the limits of `connectionPool` stand. Reads only.
+//! Requests under way, connections to endpoints, and how the limits of `connectionPool` stand. Reads only.
 
 use std::fmt::{self, Write as _};
 
@@ -11,7 +11,12 @@ use crate::gate::{PoolLimit, Standing};
 use crate::stats::Registry;
 
 /// Of every arm that was asked something.
-pub(super) fn connections(out: &mut Page, series: &[Shown]) -> fmt::Result {
+pub(super) fn under_way(out: &mut Page, series: &[Shown]) -> fmt::Result {
+    let name = names::REQUESTS_IN_FLIGHT;
+    out.head(name, Kind::Gauge, "Requests begun and not over, those that wait for a connection included.")?;
+    for Shown { labels, totals, .. } in series {
+        writeln!(out, "{name}{{{labels}}} {}", totals.in_flight)?;
+    }
     let (name, label) = (names::UPSTREAM_CONNECTIONS, names::LABEL_STATE);
     out.head(name, Kind::Gauge, "Open connections to endpoints, with a request under way or without.")?;
     for Shown { labels, totals, .. } in series {

@@ -107,6 +107,7 @@ async fn connections_to_endpoints_are_seen_active_and_idle() {
     let streams = [ask(), ask()];
     eventually("five are at the endpoint", || pod.now.load(SeqCst) == 5).await;
     eventually("and seen", || connections(&bed) == (5, 0)).await;
+    assert_eq!(value(&bed, "sluice_proxy_requests_in_flight{", &["arm=\"stable\""]), 5);
     pod.let_go.add_permits(5);
     for client in &mut clients {
         assert_eq!(client.answer().await.unwrap().status, 200);
