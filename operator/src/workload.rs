@@ -246,11 +246,8 @@ fn canary_set(canary: &Canary, deployment: &DynamicObject, revision: &Revision, 
     let mut set = DynamicObject::new(&format!("{}-{revision}", deployment.name_any()), &apps("ReplicaSet"));
     set.metadata.namespace = deployment.namespace();
     set.metadata.labels = serde_json::from_value(labels).ok();
-    set.metadata.owner_references = canary.controller_owner_ref(&()).map(|mut owner| {
-        // Blocking needs a right on our own finalizers and would stall a foreground deletion of the Canary.
-        owner.block_owner_deletion = None;
-        vec![owner]
-    });
+    // kube sets no `blockOwnerDeletion`: it would need a right on our own finalizers, and stall a foreground deletion.
+    set.metadata.owner_references = canary.controller_owner_ref(&()).map(|owner| vec![owner]);
     set.data = json!({
         "spec": {
             "replicas": size,
