@@ -1,5 +1,5 @@
-//! How often a client resets what it asked for before it has an answer. `h2` limits only resets of streams that were not
-//! taken yet (CVE-2023-44487 in one burst); a client that lets each begin makes work without end.
+//! How often a client resets what it asked for before it has an answer (CVE-2023-44487), whether it was looked at already or
+//! not: a client that lets each stream begin makes work without end.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

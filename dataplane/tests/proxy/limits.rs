@@ -203,7 +203,7 @@ async fn a_client_that_resets_what_it_opens_again_and_again_is_told_to_calm_down
     let bed = hanging().await;
     let mut client = bed.connect().await;
     client.0.write_all(PREFACE).await.unwrap();
-    // Each is taken before it is reset: what `h2` limits itself is never reached. A few at a time: a slow machine, too,
+    // Each is taken before it is reset. A few at a time: a slow machine, too,
     // resets enough of them in a window.
     let (mut last, mut resets) = (Vec::new(), Vec::new());
     for first in (1..40_000).step_by(20) {
