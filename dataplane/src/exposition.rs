@@ -1,23 +1,21 @@
-//! The series as Prometheus reads them, names and labels from `proxy_api::metrics`: [`page`] knows the formats, [`pools`] is
-//! about connections to endpoints.
+//! The series as Prometheus reads them, names and labels from `proxy_api::metrics`: [`page`] knows the formats, the
+//! other parts know what they are named for, and the order is [`write`]'s.
 
+mod failures;
 pub mod page;
 mod pools;
+mod process;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use proxy_api::metrics as names;
-use routing::limits::LIMITS;
 use routing::rules::Action;
 use routing::{Arm, Route, Table};
 
 use self::page::{Format, Kind, Page};
 use crate::exemplars;
-use crate::limits::InForce;
 use crate::mirror::Fate;
-use crate::sight::Counts;
 use crate::stats::{BOUNDS_MICROS, Key, Registry, Series, Totals};
 
 /// One arm under one revision.
@@ -70,8 +68,8 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     for shown in &series {
         histogram(out, shown)?;
     }
-    retries(out, &series)?;
-    outliers(out, registry, table)?;
+    failures::retries(out, &series)?;
+    failures::outliers(out, registry, table)?;
     pools::under_way(out, &series)?;
     pools::limits(out, registry, table)?;
     out.head(names::WEIGHT, Kind::Gauge, "Share of the canary in force, in percent.")?;
@@ -96,54 +94,7 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
         rule_actions(out, route)?;
     }
     mirrors(out, registry)?;
-    out.head(names::CONNECTIONS, Kind::Gauge, "Open connections from clients.")?;
-    writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
-    out.head(
-        names::CONNECTIONS_REFUSED_TOTAL,
-        Kind::Counter,
-        "Connections closed at once because too many were open.",
-    )?;
-    writeln!(out, "{} {}", names::CONNECTIONS_REFUSED_TOTAL, registry.refused_connections())?;
-    out.head(names::REJECTED_TOTAL, Kind::Counter, "Requests refused before they had a route, by status code.")?;
-    for (code, count) in registry.rejected() {
-        writeln!(out, "{}{{{}=\"{code}\"}} {count}", names::REJECTED_TOTAL, names::LABEL_CODE)?;
-    }
-    limits(out, registry.limits())?;
-    match registry.sight() {
-        None => Ok(()),
-        Some(sight) => sight_counts(out, &sight.counts),
-    }
-}
-
-fn limits(out: &mut Page, in_force: &InForce) -> fmt::Result {
-    out.head(names::LIMITED_TOTAL, Kind::Counter, "Connections, requests and streams refused because of a limit.")?;
-    for (limit, name, flag) in LIMITS {
-        let (metric, label, flag) = (names::LIMITED_TOTAL, names::LABEL_LIMIT, flag.name());
-        let count = in_force.reached(limit);
-        writeln!(out, "{metric}{{{label}=\"{name}\",{}=\"{flag}\"}} {count}", names::LABEL_FLAG)?;
-    }
-    out.head(names::LIMIT, Kind::Gauge, "Limits in force; one that has no value is not there.")?;
-    let now = in_force.now();
-    for (limit, name, _) in LIMITS {
-        if let Some(value) = now.value(limit) {
-            writeln!(out, "{}{{{}=\"{name}\"}} {value}", names::LIMIT, names::LABEL_LIMIT)?;
-        }
-    }
-    Ok(())
-}
-
-/// Only where the access log or traces are on.
-fn sight_counts(out: &mut Page, counts: &Counts) -> fmt::Result {
-    let (lines, exported, dropped) = (&counts.lines_dropped, &counts.spans_exported, &counts.spans_dropped);
-    for (name, help, count) in [
-        (names::ACCESS_LOG_DROPPED_TOTAL, "Access log lines that found the queue full or could not be written.", lines),
-        (names::SPANS_EXPORTED_TOTAL, "Spans that the collector took.", exported),
-        (names::SPANS_DROPPED_TOTAL, "Spans that found the queue full or that no collector took.", dropped),
-    ] {
-        out.head(name, Kind::Counter, help)?;
-        writeln!(out, "{name} {}", count.load(Relaxed))?;
-    }
-    Ok(())
+    process::write(out, registry)
 }
 
 fn rule_actions(out: &mut Page, route: &Route) -> fmt::Result {
@@ -191,48 +142,6 @@ fn mirrors(out: &mut Page, registry: &Registry) -> fmt::Result {
                 names::LABEL_RESULT,
                 mirrored.count(fate)
             )?;
-        }
-    }
-    Ok(())
-}
-
-/// Only of arms that had something to retry: most have not.
-fn retries(out: &mut Page, series: &[Shown]) -> fmt::Result {
-    let has_some = |shown: &&Shown| shown.totals.retries + shown.totals.retries_denied > 0;
-    let retrying: Vec<_> = series.iter().filter(has_some).collect();
-    out.head(names::RETRIES_TOTAL, Kind::Counter, "Attempts after the first of a request.")?;
-    for Shown { labels, totals, .. } in &retrying {
-        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_TOTAL, totals.retries)?;
-    }
-    out.head(names::RETRIES_DENIED_TOTAL, Kind::Counter, "Retries not made because the budget was spent.")?;
-    for Shown { labels, totals, .. } in &retrying {
-        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_DENIED_TOTAL, totals.retries_denied)?;
-    }
-    out.head(names::RETRIES_RECOVERED_TOTAL, Kind::Counter, "Requests that only a retry made end well.")?;
-    for Shown { labels, totals, .. } in &retrying {
-        writeln!(out, "{}{{{labels}}} {}", names::RETRIES_RECOVERED_TOTAL, totals.recovered)?;
-    }
-    Ok(())
-}
-
-/// Only of routes that look for outliers.
-fn outliers(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
-    let arms = [(Arm::Stable, names::ARM_STABLE), (Arm::Canary, names::ARM_CANARY)];
-    let (total, active) = (names::OUTLIER_EJECTIONS_TOTAL, names::OUTLIER_EJECTED_ENDPOINTS);
-    out.head(total, Kind::Counter, "Endpoints left out because they failed one request after the other.")?;
-    for route in table.routes().values() {
-        for (arm, name) in arms {
-            if let Some(outliers) = &route.outliers {
-                writeln!(out, "{total}{{{}}} {}", arm_labels(route, name), outliers.ejections(arm))?;
-            }
-        }
-    }
-    out.head(active, Kind::Gauge, "Endpoints that are left out now.")?;
-    for port in table.ports().values() {
-        for (arm, name) in arms {
-            if let Some(ward) = port.ward(arm) {
-                writeln!(out, "{active}{{{}}} {}", arm_labels(&port.route, name), ward.active(registry.now()))?;
-            }
         }
     }
     Ok(())
@@ -293,6 +202,7 @@ mod tests {
     use routing::{Limits, Outcome};
 
     use super::*;
+    use crate::limits::InForce;
 
     #[test]
     fn a_request_shows_up_with_its_labels_code_and_bucket() {

@@ -114,6 +114,25 @@ async fn the_flag_says_why_no_endpoint_answered() {
 }
 
 #[tokio::test]
+async fn what_the_client_sends_wrong_is_its_own_fault() {
+    let origin = Origin::text("ok").await;
+    let mk_bed = || {
+        Bed::new(|route| {
+            stable(route, origin.address);
+            translated(route);
+        })
+    };
+    let bed = mk_bed().await;
+    let head = "POST / HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert_eq!(bed.connect().await.send(&format!("{head}no length\r\n")).await.status, 400);
+    eventually("it is flagged", || flags_of(&bed.metrics()) == ["stable DPE 1"]).await;
+    let bed = mk_bed().await;
+    let tunnel = Request::connect("web:80").version(Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(within(h2(bed.port).await.send_request(tunnel)).await.unwrap().status(), 400);
+    eventually("it is flagged", || flags_of(&bed.metrics()) == ["stable DPE 1"]).await;
+}
+
+#[tokio::test]
 async fn an_arm_without_endpoint_is_flagged_although_the_other_one_answered() {
     let origin = Origin::text("stable").await;
     let bed = Bed::new(|route| {
