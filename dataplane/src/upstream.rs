@@ -28,7 +28,7 @@ use crate::pods::PodCell;
 /// Idle connections kept per endpoint and worker; more are closed when they come back.
 const MAX_IDLE: usize = 256;
 /// Requests under way on one HTTP/2 connection before another is opened.
-const STREAMS_PER_CONNECTION: u32 = 100;
+pub const STREAMS_PER_CONNECTION: u32 = 100;
 
 /// One endpoint as one worker sees it.
 #[derive(Debug)]

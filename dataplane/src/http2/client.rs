@@ -22,12 +22,15 @@ use super::link::{Link, Opener};
 use super::stream::Error;
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
-use crate::upstream::SendError;
+use crate::upstream::{STREAMS_PER_CONNECTION, SendError};
 
-/// What an endpoint may do: send 2 MiB ahead of a client on one stream, 1 MiB on all, and a head of 64 KiB.
+/// Bytes that an endpoint may send ahead of a client.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// What an endpoint may do: send as much ahead on all streams of a connection together, so that clients who take nothing
+/// hold up nobody else, and a head of 64 KiB.
 const CONFIG: Config = Config {
-    stream_window: 2 * 1024 * 1024,
-    window: 1024 * 1024,
+    stream_window: STREAM_WINDOW,
+    window: STREAM_WINDOW * STREAMS_PER_CONNECTION,
     field_list: 64 * 1024,
     // It opens none.
     streams: 0,

@@ -30,7 +30,9 @@ use crate::worker::{Phase, Worker};
 
 /// What of a field list is kept, in multiples of the limit: a limit that is raised holds for connections that are open.
 const LIST_SCALE: usize = 2;
-/// Window of a stream and of a connection, in bytes: what a client may send ahead of the endpoints.
+/// Bytes that a client may send ahead of the endpoints, on one stream and on all of a connection: an upload that does not get on
+/// leaves room for others.
+const STREAM_WINDOW: u32 = 256 * 1024;
 const WINDOW: u32 = 1024 * 1024;
 /// Streams that may be reset for the client's faults before the connection is given up (CVE-2025-8671).
 const FAULTS: u32 = 128;
@@ -39,7 +41,7 @@ const FAULTS: u32 = 128;
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, client: IpAddr) {
     let limits = worker.registry().limits().now();
     let config = Config {
-        stream_window: WINDOW,
+        stream_window: STREAM_WINDOW,
         window: WINDOW,
         field_list: limits.header_bytes * LIST_SCALE,
         streams: limits.streams,

@@ -23,7 +23,10 @@ async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendRespon
             let (stream, _) = listener.accept().await.unwrap();
             let streams = streams.clone();
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut builder = h2::server::Builder::new();
+                // Who is slow on one stream is not on the others.
+                builder.initial_connection_window_size(16 * 1024 * 1024);
+                let mut connection = builder.handshake(stream).await.unwrap();
                 while let Some(Ok(stream)) = connection.accept().await {
                     streams.send(stream).unwrap();
                 }
@@ -101,4 +104,32 @@ async fn a_reset_reaches_the_other_side_with_its_reason() {
     }
     let counters = bed.counters(api::Arm::Stable);
     assert_eq!((counters.started, counters.errors, counters.in_flight), (3, 1, 0), "{counters:?}");
+}
+
+#[tokio::test]
+async fn who_takes_nothing_holds_up_nobody_else() {
+    const BODY: usize = 4_000_000;
+    let (bed, mut streams) = bed().await;
+    let (mut slow, mut other) = (connect(&bed).await, connect(&bed).await);
+    // Down: a client that does not read, and another one over the same connection to the endpoint.
+    let (answer, _kept) = slow.send_request(post(), true).unwrap();
+    let (_request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data(vec![7; BODY].into(), true).unwrap();
+    let _unread = within(answer).await.unwrap();
+    let (answer, _kept) = other.send_request(post(), true).unwrap();
+    let (_request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data(vec![7; BODY].into(), true).unwrap();
+    let mut answer = within(answer).await.unwrap().into_body();
+    assert_eq!(read(&mut answer).await.unwrap(), BODY);
+
+    // Up: an endpoint that does not read one upload, and another one of the same client.
+    let (_answer, mut body) = other.send_request(post(), false).unwrap();
+    body.send_data(vec![7; BODY].into(), true).unwrap();
+    let _unread = within(streams.recv()).await.unwrap();
+    let (_answer, mut body) = other.send_request(post(), false).unwrap();
+    body.send_data(vec![7; BODY].into(), true).unwrap();
+    let (mut request, _respond) = within(streams.recv()).await.unwrap();
+    assert_eq!(read(request.body_mut()).await.unwrap(), BODY);
 }
