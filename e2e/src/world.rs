@@ -20,6 +20,7 @@ use crate::kubectl::{self, Side};
 use crate::load::{self, Load};
 use crate::manifests::Manifests;
 use crate::slack;
+use crate::visitor::Visitor;
 use crate::watching::{self, PodWatch, Timeline};
 
 /// Label of every namespace of a story, by which leftovers are found.
@@ -284,11 +285,17 @@ impl Shop {
         Ok(SocketAddr::new(address.parse().context("the Service has no address")?, port))
     }
 
-    /// Puts load on the Service.
+    /// Puts load on the Service. Its connections live for a minute and more, and stay where kube-proxy led them at first:
+    /// where the Service is led to the proxies, kube-proxy must have followed.
     ///
     /// # Errors
-    /// As [`Shop::address`].
+    /// As [`Shop::address`] and [`Visitor::of`].
     pub async fn load(&self, rps: u32) -> Result<Load> {
+        let services: Api<Service> = Api::namespaced(self.world.client.clone(), &self.namespace);
+        let selector = services.get(&self.name).await?.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        if selector.contains_key(crds::names::POOL_LABEL) {
+            Visitor::of(self).await?;
+        }
         let host = format!("{}.{}.svc", self.name, self.namespace);
         Ok(Load::start(load::Settings::new(self.address(80).await?, &host, rps)))
     }
