@@ -6,6 +6,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use super::hpack::field::Field;
+use crate::h1::text;
 
 /// First room for fields: a small request's, and those that the proxy adds.
 const ROOM: usize = 12;
@@ -166,16 +167,10 @@ impl Fields {
 pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).into_iter();
     let Some(length) = lengths.next() else { return Ok(None) };
-    let digits = length.as_bytes();
-    if lengths.next().is_some() || digits.is_empty() {
+    if lengths.next().is_some() {
         return Err(Malformed);
     }
-    let mut value = 0_u64;
-    for digit in digits {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10).ok_or(Malformed)?;
-        value = value.checked_mul(10).and_then(|value| value.checked_add(u64::from(digit))).ok_or(Malformed)?;
-    }
-    Ok(Some(value))
+    text::content_length(length.as_bytes()).map(Some).ok_or(Malformed)
 }
 
 #[cfg(test)]

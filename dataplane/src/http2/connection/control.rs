@@ -25,7 +25,7 @@ impl Connection {
         }
         if self.peer.connects.is_none() {
             self.peer.connects = Some(false);
-            self.openers.drain(..).for_each(std::task::Waker::wake);
+            self.wake_openers();
         }
         frame::write(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
         Ok(())
@@ -42,11 +42,11 @@ impl Connection {
             }
             setting::ENABLE_CONNECT_PROTOCOL => {
                 self.peer.connects = Some(value == 1);
-                self.openers.drain(..).for_each(std::task::Waker::wake);
+                self.wake_openers();
             }
             setting::MAX_CONCURRENT_STREAMS => {
                 self.peer.streams = value;
-                self.openers.drain(..).for_each(std::task::Waker::wake);
+                self.wake_openers();
             }
             setting::INITIAL_WINDOW_SIZE => {
                 if value > MAX_WINDOW {

@@ -23,7 +23,17 @@ impl Connection {
                 self.settle(number);
             }
         }
+        self.wake_openers();
+    }
+
+    /// They look again whether a stream may be opened.
+    pub(super) fn wake_openers(&mut self) {
         self.openers.drain(..).for_each(Waker::wake);
+    }
+
+    fn wait_to_open(&mut self, context: &Context<'_>) {
+        self.openers.retain(|waker| !waker.will_wake(context.waker()));
+        self.openers.push(context.waker().clone());
     }
 
     /// Whether a stream may be opened; `None`: not yet, and the task is woken when one may.
@@ -32,8 +42,7 @@ impl Connection {
             return Some(false);
         }
         if self.open >= self.peer.streams {
-            self.openers.retain(|waker| !waker.will_wake(context.waker()));
-            self.openers.push(context.waker().clone());
+            self.wait_to_open(context);
             return None;
         }
         Some(true)
@@ -45,7 +54,7 @@ impl Connection {
             return Some(false);
         }
         if self.peer.connects.is_none() {
-            self.openers.push(context.waker().clone());
+            self.wait_to_open(context);
         }
         self.peer.connects
     }
@@ -98,11 +107,12 @@ impl Connection {
         if !stream.closed() {
             return;
         }
-        if std::mem::take(&mut stream.open) {
+        let (counted, dropped) = (std::mem::take(&mut stream.open), stream.dropped());
+        if counted {
             self.open -= 1;
-            self.openers.drain(..).for_each(Waker::wake);
+            self.wake_openers();
         }
-        if stream.dropped() {
+        if dropped {
             self.forget(number);
         }
     }
