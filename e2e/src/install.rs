@@ -2,7 +2,6 @@
 //!
 //! Order: the [`Images`], how they get there ([`Target`]), the chart ([`helm`]).
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -228,13 +227,6 @@ fn values_of(target: &Target, metrics_server: &str, images: &Images) -> Value {
         // As often as the local Prometheus scrapes; the demo brings one that does the same.
         "scrapeInterval": "1s",
     })
-}
-
-/// Where a shell would find `program`.
-#[must_use]
-pub fn on_path(program: &str) -> Option<PathBuf> {
-    let path: OsString = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// How images get to the cluster of a context, told from the context's name and the `--registry` given.

@@ -274,14 +274,18 @@ impl Shop {
         Ok(())
     }
 
+    async fn service(&self) -> Result<Service> {
+        let services: Api<Service> = Api::namespaced(self.world.client.clone(), &self.namespace);
+        Ok(services.get(&self.name).await?)
+    }
+
     /// Address of a port of the Service.
     ///
     /// # Errors
     /// When the Service cannot be read or has no address yet.
     pub async fn address(&self, port: u16) -> Result<SocketAddr> {
-        let services: Api<Service> = Api::namespaced(self.world.client.clone(), &self.namespace);
-        let service = services.get(&self.name).await?;
-        let address = service.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
+        let address =
+            self.service().await?.spec.and_then(|spec| spec.cluster_ip).context("the Service has no address")?;
         Ok(SocketAddr::new(address.parse().context("the Service has no address")?, port))
     }
 
@@ -291,8 +295,7 @@ impl Shop {
     /// # Errors
     /// As [`Shop::address`] and [`Visitor::of`].
     pub async fn load(&self, rps: u32) -> Result<Load> {
-        let services: Api<Service> = Api::namespaced(self.world.client.clone(), &self.namespace);
-        let selector = services.get(&self.name).await?.spec.and_then(|spec| spec.selector).unwrap_or_default();
+        let selector = self.service().await?.spec.and_then(|spec| spec.selector).unwrap_or_default();
         if selector.contains_key(crds::names::POOL_LABEL) {
             Visitor::of(self).await?;
         }
