@@ -74,16 +74,7 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     pools::limits(out, registry, table)?;
     out.head(names::WEIGHT, Kind::Gauge, "Share of the canary in force, in percent.")?;
     for route in table.routes().values() {
-        let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
-        writeln!(
-            out,
-            "{}{{{}=\"{namespace}\",{}=\"{canary}\",{}=\"{service}\"}} {}",
-            names::WEIGHT,
-            names::LABEL_NAMESPACE,
-            names::LABEL_CANARY,
-            names::LABEL_SERVICE,
-            route.weight
-        )?;
+        writeln!(out, "{}{{{}}} {}", names::WEIGHT, route_labels(route), route.weight)?;
     }
     out.head(
         names::RULE_ACTIONS_TOTAL,
@@ -98,23 +89,14 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
 }
 
 fn rule_actions(out: &mut Page, route: &Route) -> fmt::Result {
-    let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
+    let (name, labels) = (names::RULE_ACTIONS_TOTAL, route_labels(route));
+    let (l_rule, l_action) = (names::LABEL_RULE, names::LABEL_ACTION);
     for rule in route.rules.iter().flat_map(|rules| rules.iter()) {
         for action in Action::ALL {
             let count = rule.counts.get(action);
             if count > 0 {
-                writeln!(
-                    out,
-                    "{}{{{}=\"{namespace}\",{}=\"{canary}\",{}=\"{service}\",{}=\"{}\",{}=\"{}\"}} {count}",
-                    names::RULE_ACTIONS_TOTAL,
-                    names::LABEL_NAMESPACE,
-                    names::LABEL_CANARY,
-                    names::LABEL_SERVICE,
-                    names::LABEL_RULE,
-                    escape(&rule.name),
-                    names::LABEL_ACTION,
-                    action.label(),
-                )?;
+                let (rule, action) = (escape(&rule.name), action.label());
+                writeln!(out, "{name}{{{labels},{l_rule}=\"{rule}\",{l_action}=\"{action}\"}} {count}")?;
             }
         }
     }
@@ -128,20 +110,10 @@ fn mirrors(out: &mut Page, registry: &Registry) -> fmt::Result {
         "Copies of requests for the canary, by what became of them.",
     )?;
     for mirrored in registry.mirrors().snapshot() {
+        let labels = common_labels(&mirrored.namespace, &mirrored.canary, &mirrored.service);
         for (fate, result) in Fate::ALL {
-            writeln!(
-                out,
-                "{}{{{}=\"{}\",{}=\"{}\",{}=\"{}\",{}=\"{result}\"}} {}",
-                names::MIRRORED_REQUESTS_TOTAL,
-                names::LABEL_NAMESPACE,
-                escape(&mirrored.namespace),
-                names::LABEL_CANARY,
-                escape(&mirrored.canary),
-                names::LABEL_SERVICE,
-                escape(&mirrored.service),
-                names::LABEL_RESULT,
-                mirrored.count(fate)
-            )?;
+            let (name, label, count) = (names::MIRRORED_REQUESTS_TOTAL, names::LABEL_RESULT, mirrored.count(fate));
+            writeln!(out, "{name}{{{labels},{label}=\"{result}\"}} {count}")?;
         }
     }
     Ok(())
@@ -164,30 +136,25 @@ fn histogram(out: &mut Page, Shown { labels, totals, exemplars }: &Shown) -> fmt
 }
 
 fn labels(key: &Key, series: &Series) -> String {
-    let arm = match key.arm {
-        Arm::Stable => names::ARM_STABLE,
-        Arm::Canary => names::ARM_CANARY,
-    };
-    format!(
-        "{}=\"{}\",{}=\"{}\",{}=\"{}\",{}=\"{arm}\",{}=\"{}\"",
-        names::LABEL_NAMESPACE,
-        escape(&series.namespace),
-        names::LABEL_CANARY,
-        escape(&series.canary),
-        names::LABEL_SERVICE,
-        escape(&series.service),
-        names::LABEL_ARM,
-        names::LABEL_REVISION,
-        escape(&key.revision),
-    )
+    let (common, arm) = (common_labels(&series.namespace, &series.canary, &series.service), key.arm.name());
+    let (l_arm, l_revision, revision) = (names::LABEL_ARM, names::LABEL_REVISION, escape(&key.revision));
+    format!("{common},{l_arm}=\"{arm}\",{l_revision}=\"{revision}\"")
 }
 
 /// Of what outlasts a revision.
-fn arm_labels(route: &Route, arm: &str) -> String {
-    let (namespace, canary, service) = (escape(&route.namespace), escape(&route.canary), escape(&route.service));
-    let (l_namespace, l_canary) = (names::LABEL_NAMESPACE, names::LABEL_CANARY);
-    let (l_service, l_arm) = (names::LABEL_SERVICE, names::LABEL_ARM);
-    format!("{l_namespace}=\"{namespace}\",{l_canary}=\"{canary}\",{l_service}=\"{service}\",{l_arm}=\"{arm}\"")
+fn arm_labels(route: &Route, arm: Arm) -> String {
+    format!("{},{}=\"{}\"", route_labels(route), names::LABEL_ARM, arm.name())
+}
+
+fn route_labels(route: &Route) -> String {
+    common_labels(&route.namespace, &route.canary, &route.service)
+}
+
+/// Which Canary a series is of: the first labels of each that is of one.
+fn common_labels(namespace: &str, canary: &str, service: &str) -> String {
+    let (l_namespace, l_canary, l_service) = (names::LABEL_NAMESPACE, names::LABEL_CANARY, names::LABEL_SERVICE);
+    let (namespace, canary, service) = (escape(namespace), escape(canary), escape(service));
+    format!("{l_namespace}=\"{namespace}\",{l_canary}=\"{canary}\",{l_service}=\"{service}\"")
 }
 
 fn escape(value: &str) -> String {

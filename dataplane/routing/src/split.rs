@@ -9,6 +9,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use proxy_api::metrics;
+
 /// The version that serves a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arm {
@@ -16,6 +18,20 @@ pub enum Arm {
     Stable,
     /// The version under test.
     Canary,
+}
+
+impl Arm {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Stable, Self::Canary];
+
+    /// As series, the access log and traces have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stable => metrics::ARM_STABLE,
+            Self::Canary => metrics::ARM_CANARY,
+        }
+    }
 }
 
 /// Positions of one route; outlives changes of its weight.

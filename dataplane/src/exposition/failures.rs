@@ -30,21 +30,20 @@ pub(super) fn retries(out: &mut Page, series: &[Shown]) -> fmt::Result {
 
 /// Only of routes that look for outliers.
 pub(super) fn outliers(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
-    let arms = [(Arm::Stable, names::ARM_STABLE), (Arm::Canary, names::ARM_CANARY)];
     let (total, active) = (names::OUTLIER_EJECTIONS_TOTAL, names::OUTLIER_EJECTED_ENDPOINTS);
     out.head(total, Kind::Counter, "Endpoints left out because they failed one request after the other.")?;
     for route in table.routes().values() {
-        for (arm, name) in arms {
+        for arm in Arm::ALL {
             if let Some(outliers) = &route.outliers {
-                writeln!(out, "{total}{{{}}} {}", arm_labels(route, name), outliers.ejections(arm))?;
+                writeln!(out, "{total}{{{}}} {}", arm_labels(route, arm), outliers.ejections(arm))?;
             }
         }
     }
     out.head(active, Kind::Gauge, "Endpoints that are left out now.")?;
     for port in table.ports().values() {
-        for (arm, name) in arms {
+        for arm in Arm::ALL {
             if let Some(ward) = port.ward(arm) {
-                writeln!(out, "{active}{{{}}} {}", arm_labels(&port.route, name), ward.active(registry.now()))?;
+                writeln!(out, "{active}{{{}}} {}", arm_labels(&port.route, arm), ward.active(registry.now()))?;
             }
         }
     }

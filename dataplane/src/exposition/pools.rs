@@ -30,10 +30,10 @@ pub(super) fn under_way(out: &mut Page, series: &[Shown]) -> fmt::Result {
 pub(super) fn limits(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     let mut standings = Vec::new();
     for route in table.routes().values().filter(|route| route.pool.limited()) {
-        for (arm, arm_name) in [(Arm::Stable, names::ARM_STABLE), (Arm::Canary, names::ARM_CANARY)] {
+        for arm in Arm::ALL {
             let Some(gate) = registry.gates().find(&route.uid, arm) else { continue };
             for (limit, name) in PoolLimit::ALL {
-                let labels = format!("{},{}=\"{name}\"", arm_labels(route, arm_name), names::LABEL_LIMIT);
+                let labels = format!("{},{}=\"{name}\"", arm_labels(route, arm), names::LABEL_LIMIT);
                 standings.extend(gate.standing(limit).map(|standing| (labels, standing)));
             }
         }

@@ -91,10 +91,10 @@ impl<'a> Line<'a> {
         let Entry { begun, port, arm, method, path, protocol, client, endpoint, attempts, upstream, span, ended } =
             entry;
         let route = &port.route;
-        let (arm, revision) = match arm {
-            None => ("", ""),
-            Some(Arm::Stable) => ("stable", route.stable_revision.as_str()),
-            Some(Arm::Canary) => ("canary", route.canary_revision.as_str()),
+        let revision = match arm {
+            None => "",
+            Some(Arm::Stable) => route.stable_revision.as_str(),
+            Some(Arm::Canary) => route.canary_revision.as_str(),
         };
         let target = port.stable.iter().chain(&port.canary).find(|target| Some(target.address) == *endpoint);
         Self {
@@ -103,7 +103,7 @@ impl<'a> Line<'a> {
             service: &route.service,
             port: port.service_port,
             canary: &route.canary,
-            arm,
+            arm: arm.map_or("", Arm::name),
             revision,
             client,
             protocol,

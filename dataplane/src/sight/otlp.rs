@@ -117,7 +117,7 @@ fn span(entry: &Entry) -> Option<wire::Span> {
         number("sluice.attempts", entry.attempts.into()),
         number("http.response.status_code", entry.ended.status.into()),
     ];
-    attributes.extend(entry.arm.map(|arm| text("sluice.arm", format!("{arm:?}").to_lowercase())));
+    attributes.extend(entry.arm.map(|arm| text("sluice.arm", arm.name().to_owned())));
     attributes.extend(entry.endpoint.map(|address| text("network.peer.address", address.to_string())));
     if !entry.ended.flags.is_empty() {
         attributes.push(text("sluice.response_flags", entry.ended.flags.to_string()));
