@@ -50,7 +50,7 @@ impl Client {
 
 /// Makes the client's head fit for an endpoint: origin form, `Host`, hop-by-hop fields gone, the client's address added.
 ///
-/// Returns whether the client asks for a WebSocket, for which `Connection` and `Upgrade` are kept.
+/// Returns whether the client asks for a WebSocket: by `Connection` and `Upgrade`, which are kept, or by an extended CONNECT.
 ///
 /// # Errors
 /// When the head must not be passed on.
@@ -60,7 +60,7 @@ pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, 
     }
     let websocket = if parts.version == Version::HTTP_2 {
         strip_http2(&mut parts.headers);
-        false
+        connects(&parts.extensions)
     } else {
         let websocket = to == Version::HTTP_11 && wants_websocket(&parts.headers);
         let trailers = accepts_trailers(&parts.headers);
@@ -69,12 +69,12 @@ pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, 
         if trailers {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
+        if websocket {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
         websocket
     };
-    if websocket {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    }
     if to == Version::HTTP_11 {
         join_cookies(&mut parts.headers);
     }

@@ -136,7 +136,7 @@ fn refuse(worker: &Worker, slot: &Slot, stream: &TcpStream, client: IpAddr) {
         }
     };
     let flag = Some(Flag::OverloadManager);
-    worker.registry().tell(Refused { port: &view.port, client, asked: None, status, flag }, worker.random());
+    worker.tell(Refused { port: &view.port, client, asked: None, status, flag });
     let _ = stream.try_write(&out);
     // What has come already would turn the close into a reset, which could destroy the answer (RFC 9112 §9.6).
     let _ = stream.try_read(&mut [0; 4096]);

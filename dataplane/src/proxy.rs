@@ -47,8 +47,8 @@ pub async fn handle(
         None => None,
         Some(known) => known.decide(&rules::view(&request), worker.random(), rules::now),
     };
-    let answers = decision.as_ref().is_some_and(|decision| decision.answer.is_some());
-    let detail = if answers { look(worker, &view.port, client, &request, None) } else { None };
+    let answered = decision.as_ref().is_some_and(Decision::answers);
+    let detail = if answered { look(worker, &view.port, client, &request, None) } else { None };
     if let Some(own) = rules::own_answer(decision.as_ref()).await {
         return rules::answer(own, detail);
     }
@@ -180,12 +180,11 @@ async fn exchange(
         (Protocol::Detect | Protocol::Http1 | Protocol::Tcp, _) => Version::Http1,
     };
     let (mut parts, body) = request.into_parts();
-    forward::request(&mut parts, client, version.http())?;
+    let websocket = forward::request(&mut parts, client, version.http())?;
     if let Some(decision) = decision {
         rules::edit_request(&mut parts, decision)?;
     }
     let connects = forward::connects(&parts.extensions);
-    let websocket = connects || parts.headers.contains_key(header::UPGRADE);
     let copy = if arm == Arm::Stable && !websocket {
         Copy::begin(worker, view, version, parts.method.as_str(), || Some(parts.clone()))
     } else {

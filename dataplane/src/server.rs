@@ -92,7 +92,7 @@ async fn serve_http1(worker: Rc<Worker>, slot: Rc<Slot>, io: TokioIo<Rewound>, c
             limits.reach(Limit::HeaderBytes);
             let (view, status) = (slot.current(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
             let flag = Some(Flag::DownstreamProtocolError);
-            worker.registry().reject(Refused { port: &view.port, client, asked: None, status, flag }, worker.random());
+            worker.reject(Refused { port: &view.port, client, asked: None, status, flag });
         }
         tracing::debug!(client.address = %client, error = %crate::telemetry::Chain(&error), "connection ended");
     }

@@ -143,7 +143,7 @@ impl Sight {
         let span = self.traces.as_ref().map(|(ratio, _)| Span::begin(fields, [random(), random(), random()], *ratio));
         let line = match &self.log {
             Some((Logged::Errors, _)) => Line::IfItFails,
-            Some((Logged::Share(share), _)) if (random() as f64) < share * u64::MAX as f64 => Line::Always,
+            Some((Logged::Share(share), _)) if drawn(*share, random()) => Line::Always,
             Some((Logged::Share(_), _)) | None => Line::Never,
         };
         if line == Line::Never && span.is_none() {
@@ -218,11 +218,9 @@ impl Detail {
 
     /// A rule has answered with `status` and `bytes`.
     pub fn answered_by_rule(mut self, status: u16, flag: Option<Flag>, bytes: usize) {
-        let mut flags = Flags::default();
-        flag.into_iter().for_each(|flag| flags.insert(flag));
         let took = self.entry.begun.elapsed().unwrap_or_default();
         let failed = status >= 500;
-        let ended = Ended { status, grpc_status: None, failed, flags, took, bytes: bytes as u64 };
+        let ended = Ended { status, grpc_status: None, failed, flags: flag.into(), took, bytes: bytes as u64 };
         if self.line == Line::IfItFails && ended.bad() && !self.sight.may_tell(SystemTime::now()) {
             self.line = Line::Never;
         }
@@ -248,6 +246,11 @@ impl Detail {
         }
         Some(span)
     }
+}
+
+/// Whether a request is of the `share`, 0..=1, that is logged.
+fn drawn(share: f64, random: u64) -> bool {
+    (random as f64) < share * u64::MAX as f64
 }
 
 impl Ended {

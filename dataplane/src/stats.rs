@@ -20,7 +20,6 @@ use crate::limits::{InForce, PortConnections};
 use crate::mirror;
 use crate::pods::{PodCell, Pods};
 use crate::sight::Sight;
-use crate::sight::refused::Refused;
 
 /// Upper bounds of the Prometheus histogram, in microseconds. Denser than OpenTelemetry's advice from 25 ms to 1 s,
 /// where thresholds are set.
@@ -312,20 +311,8 @@ impl Registry {
         })
     }
 
-    /// A request was refused with a status before it was any arm's.
-    pub fn reject(&self, refused: Refused<'_>, random: u64) {
-        self.count_rejected(refused.status);
-        self.tell(refused, random);
-    }
-
-    /// Something that is counted elsewhere was refused.
-    pub fn tell(&self, refused: Refused<'_>, random: u64) {
-        if let Some(sight) = self.sight() {
-            sight.refused(refused, random);
-        }
-    }
-
-    fn count_rejected(&self, status: u16) {
+    /// A request was refused with `status` before it was any arm's.
+    pub fn reject(&self, status: u16) {
         *self.rejected.lock().unwrap_or_else(PoisonError::into_inner).entry(status).or_default() += 1;
     }
 

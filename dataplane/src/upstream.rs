@@ -276,7 +276,7 @@ impl Upstream {
     /// What a look at the worker says of this endpoint.
     #[must_use]
     pub fn glance(&self) -> Glance {
-        let idle = self.plain.borrow().len() + self.idle.borrow().len();
+        let idle = self.idle_count();
         let (shared, micros, age) = (self.shared.borrow().len(), self.micros(), self.age());
         Glance { in_flight: self.in_flight.get(), idle, shared, micros, age }
     }
@@ -284,11 +284,16 @@ impl Upstream {
     /// Connections with a request under way, or spliced, and those without.
     #[must_use]
     pub fn connections(&self) -> (u64, u64) {
-        let idle = self.plain.borrow().len() + self.idle.borrow().len();
+        let idle = self.idle_count();
         let active = u64::from(self.open.get()).saturating_sub(idle as u64);
         let shared = self.shared.borrow();
         let used = shared.iter().filter(|shared| shared.streams.open.get() > 0).count();
         (active + used as u64, (idle + shared.len() - used) as u64)
+    }
+
+    /// HTTP/1.1 connections without a request.
+    fn idle_count(&self) -> usize {
+        self.plain.borrow().len() + self.idle.borrow().len()
     }
 
     /// An answer (or a failure that counts as slow) took `latency`.

@@ -93,7 +93,7 @@ impl PortView {
 
     /// All its endpoints.
     fn places(&self) -> impl Iterator<Item = Place> {
-        let endpoints = self.stable.endpoints.iter().chain(&self.canary.endpoints);
+        let endpoints = self.arms().flat_map(|arm| &arm.endpoints);
         endpoints.map(|upstream| (self.port.route.uid.clone(), upstream.address()))
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::listener::{self, Listener};
 use crate::sight::Asked;
-use crate::sight::refused::Refused;
+use crate::sight::refused::{PER_SECOND, Refused};
 use crate::stats::Registry;
 use crate::upstream::Glance;
 use crate::view::{Place, Slot, Views};
@@ -27,8 +27,6 @@ use crate::watch::Watches;
 
 /// Tables that may wait for a worker; the sender waits for each to be applied, so there is one.
 const COMMANDS: usize = 8;
-/// Lines of the access log for streams that were refused at one time; what is beyond is only counted.
-const MAX_LINES: u64 = 100;
 /// Interval of housekeeping and of the heartbeat that `/livez` looks at.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -123,13 +121,27 @@ impl Worker {
         Rc::clone(&self.copies)
     }
 
-    /// Counts what an HTTP/2 client was refused `times` for the sake of `limit`, without an answer.
+    /// A request was refused with a status before it was any arm's.
+    pub fn reject(&self, refused: Refused<'_>) {
+        self.registry.reject(refused.status);
+        self.tell(refused);
+    }
+
+    /// Something that is counted elsewhere was refused.
+    pub fn tell(&self, refused: Refused<'_>) {
+        if let Some(sight) = self.registry.sight() {
+            sight.refused(refused, self.random());
+        }
+    }
+
+    /// Counts what an HTTP/2 client was refused `times` for the sake of `limit`, without an answer; past what a second may have
+    /// of lines it is only counted.
     pub fn refuse_streams(&self, slot: &Slot, client: IpAddr, limit: Limit, times: u64) {
         self.registry.limits().reach_often(limit, times);
-        for _ in 0..times.min(MAX_LINES) {
+        for _ in 0..times.min(PER_SECOND) {
             let (view, asked) = (slot.current(), Some(Asked { method: "", target: "", protocol: "HTTP/2" }));
             let refused = Refused { port: &view.port, client, asked, status: 0, flag: Some(Flag::OverloadManager) };
-            self.registry.tell(refused, self.random());
+            self.tell(refused);
         }
     }
 

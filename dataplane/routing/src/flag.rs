@@ -86,6 +86,14 @@ impl Flags {
     }
 }
 
+impl From<Option<Flag>> for Flags {
+    fn from(flag: Option<Flag>) -> Self {
+        let mut flags = Self::default();
+        flag.into_iter().for_each(|flag| flags.insert(flag));
+        flags
+    }
+}
+
 impl fmt::Display for Flags {
     /// `UF,DC`; `-` if there is none, as in Envoy's log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -293,6 +293,12 @@ impl Rule {
 }
 
 impl Decision {
+    /// Whether the proxy answers itself.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.answer.is_some()
+    }
+
     /// The host for the endpoint, where it changes.
     #[must_use]
     pub fn hostname(&self) -> Option<&str> {

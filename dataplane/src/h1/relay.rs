@@ -195,7 +195,7 @@ impl Connection<'_> {
     fn tell_rejected(&self, status: StatusCode, flag: Flag) {
         let (view, status) = (self.slot.current(), status.as_u16());
         let refused = Refused { port: &view.port, client: self.source, asked: None, status, flag: Some(flag) };
-        self.worker.registry().reject(refused, self.worker.random());
+        self.worker.reject(refused);
     }
 
     /// Answers a request that cannot be read; where the next one would begin is not known.

@@ -154,6 +154,6 @@ fn refusal(
     let asked = Some(proxy::asked(request)).filter(|_| !too_large);
     let (view, flag) = (slot.current(), Some(Flag::DownstreamProtocolError));
     let refused = Refused { port: &view.port, client: client.address(), asked, status: status.as_u16(), flag };
-    worker.registry().reject(refused, worker.random());
+    worker.reject(refused);
     Some(proxy::answer(status, text))
 }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use routing::{Flag, Flags, Port};
+use routing::{Flag, Port};
 
-use super::{Asked, Ended, Entry, Logged, Sight};
+use super::{Asked, Ended, Entry, Logged, Sight, drawn};
 
 /// Lines in one second, of the whole process.
-const PER_SECOND: u64 = 100;
+pub const PER_SECOND: u64 = 100;
 /// What a request is that was never read.
 const UNKNOWN: Asked<'_> = Asked { method: "", target: "", protocol: "" };
 
@@ -51,7 +51,7 @@ impl Sight {
     pub fn refused(&self, refused: Refused<'_>, random: u64) {
         let Refused { port, client, asked, status, flag } = refused;
         let Some((logged, queue)) = &self.log else { return };
-        if matches!(logged, Logged::Share(share) if random as f64 >= share * u64::MAX as f64) {
+        if matches!(logged, Logged::Share(share) if !drawn(*share, random)) {
             return;
         }
         let begun = SystemTime::now();
@@ -59,8 +59,6 @@ impl Sight {
             return;
         }
         let asked = asked.unwrap_or(UNKNOWN);
-        let mut flags = Flags::default();
-        flag.into_iter().for_each(|flag| flags.insert(flag));
         let entry = Entry {
             begun,
             port: Arc::clone(port),
@@ -73,7 +71,7 @@ impl Sight {
             attempts: 0,
             upstream: None,
             span: None,
-            ended: Ended { status, flags, ..Ended::default() },
+            ended: Ended { status, flags: flag.into(), ..Ended::default() },
         };
         if queue.try_send(Box::new(entry)).is_err() {
             self.counts.lines_dropped.fetch_add(1, Relaxed);

@@ -19,6 +19,7 @@ use crate::pool::Pool;
 use crate::retry::Retry;
 use crate::rules::Rules;
 use crate::split::{Arm, Split, mix};
+
 pub(super) fn compile(
     route: &api::Route,
     previous: Option<&Route>,

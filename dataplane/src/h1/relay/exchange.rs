@@ -50,13 +50,13 @@ impl Connection<'_> {
         self.out.clear();
         self.out.reserve(length + MORE);
         head.write(&self.client, decision.as_ref(), &mut self.out);
-        let Choice { arm, told } = match &decision {
+        let answered = decision.as_ref().is_some_and(Decision::answers);
+        let Choice { arm, told } = if answered {
             // No arm's: it must not move the split.
-            Some(Decision { answer: Some(_), .. }) => Choice { arm: Arm::Stable, told: None },
-            _ => {
-                let fields = head.headers.iter().map(|header| (header.name, header.value));
-                view.port.choose(fields, || head.view(), self.worker.random())
-            }
+            Choice { arm: Arm::Stable, told: None }
+        } else {
+            let fields = head.headers.iter().map(|header| (header.name, header.value));
+            view.port.choose(fields, || head.view(), self.worker.random())
         };
         self.added.clear();
         if let (Some(bucket), Some(affinity)) = (told, &view.port.route.affinity) {
@@ -78,8 +78,7 @@ impl Connection<'_> {
             let asked = Asked { method: head.method, target: head.target, protocol: "HTTP/1.1" };
             let fields = head.headers.iter().map(|header| (header.name, header.value));
             let random = || self.worker.random();
-            let arm =
-                if decision.as_ref().is_some_and(|decision| decision.answer.is_some()) { None } else { Some(arm) };
+            let arm = (!answered).then_some(arm);
             sight.look(asked, || self.client.clone(), (&view.port, arm), fields, random)
         });
         if let Some(detail) = &detail {
