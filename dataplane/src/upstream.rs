@@ -1,5 +1,9 @@
 //! Connections to one endpoint, of one worker: HTTP/1.1 ones are lent to one request at a time, last in first out;
-//! HTTP/2 ones are shared. Nothing here knows of routes, but every route has its own.
+//! HTTP/2 ones are shared. Nothing here knows of routes, but every route has its own. New ones are made in [`dial`], a
+//! request holds one as a [`Lease`].
+
+mod dial;
+mod lease;
 
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
@@ -8,21 +12,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use routing::balance::{PeakEwma, hash};
 use routing::outlier::Health;
 use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 
-use crate::body::{Incoming, RequestBody};
-use crate::error::ProxyError;
-use crate::gate::{Admitted, Gate, Kind, Overflow, Permit};
+pub use self::lease::{Lease, SendError};
+use crate::body::RequestBody;
+use crate::gate::{Gate, Kind, Permit};
 use crate::http2::client;
-use crate::listener::keep_alive;
 use crate::pods::PodCell;
 
 /// Idle connections kept per endpoint and worker; more are closed when they come back.
@@ -92,6 +92,12 @@ impl Open {
     }
 }
 
+impl Ticket {
+    fn new(permit: Option<Permit>, open: &Rc<Cell<u32>>) -> Self {
+        Self { served: 0, permit, _open: Open::begin(open) }
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
@@ -112,32 +118,6 @@ struct Streams {
     total: Cell<u32>,
     /// When the last one ended, or the connection began.
     idle_since: Cell<Instant>,
-}
-
-/// A connection that one request may use.
-#[derive(Debug)]
-pub struct Lease {
-    upstream: Rc<Upstream>,
-    connection: Option<Connection>,
-    reused: bool,
-}
-
-#[derive(Debug)]
-enum Connection {
-    Http1(http1::SendRequest<RequestBody>, Ticket),
-    Http2(Shared),
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.upstream.in_flight.set(self.upstream.in_flight.get() - 1);
-        if let Some(Connection::Http2(shared)) = &self.connection {
-            shared.streams.open.set(shared.streams.open.get() - 1);
-            if self.upstream.pool.get().idle_timeout.is_some() {
-                shared.streams.idle_since.set(Instant::now());
-            }
-        }
-    }
 }
 
 /// One request under way at an endpoint.
@@ -200,17 +180,6 @@ pub enum DialError {
     /// The arm has as many connections as it may have, and no endpoint was asked.
     #[error("too many connections to the arm")]
     Overflow,
-}
-
-/// Why a request was not answered.
-#[derive(Debug)]
-pub enum SendError {
-    /// None of it was sent.
-    Unsent(Box<Request<RequestBody>>),
-    /// The endpoint says that it has not looked at it.
-    Refused,
-    /// Anything else.
-    Failed(ProxyError),
 }
 
 impl Upstream {
@@ -421,195 +390,5 @@ impl Upstream {
         let worn = self.pool.get().max_requests_per_connection.is_some_and(|most| ticket.served >= most);
         let seat = (kind, self.worker, self.address);
         !worn && ticket.permit.as_ref().and_then(Permit::gate).is_none_or(|gate| gate.may_idle(seat))
-    }
-
-    /// A fresh connection; where the arm's are limited it may be one that was just used, after a wait of `timeout` at most.
-    ///
-    /// # Errors
-    /// When none can be made within `timeout`, or there are too many.
-    pub async fn dial_plain(&self, timeout: Duration) -> Result<Plain, DialError> {
-        let until = Instant::now() + timeout;
-        let permit = loop {
-            match self.permit(Kind::Plain, until).await? {
-                None => break None,
-                Some(Admitted::Open(permit)) => break Some(permit),
-                Some(Admitted::Idle) => {
-                    if let Some(endpoint) = self.take_idle(true) {
-                        return Ok(endpoint);
-                    }
-                }
-            }
-        };
-        let stream = tokio::time::timeout(timeout, self.connect()).await.unwrap_or(Err(DialError::Timeout))?;
-        Ok(Plain { stream, ticket: Ticket { served: 0, permit, _open: Open::begin(&self.open) } })
-    }
-
-    /// The right to one more connection; none is needed where they are not limited.
-    async fn permit(&self, kind: Kind, until: Instant) -> Result<Option<Admitted>, DialError> {
-        if self.pool.get().max_connections.is_none() {
-            return Ok(None);
-        }
-        let gate = self.gate.borrow().clone();
-        let Some(gate) = gate else { return Ok(None) };
-        let left = until.saturating_duration_since(Instant::now());
-        let admitted = gate.permit((kind, self.worker, self.address), left).await;
-        admitted.map(Some).map_err(|Overflow| DialError::Overflow)
-    }
-
-    /// A connection for one request: a pooled one unless `fresh`, else a new one.
-    ///
-    /// # Errors
-    /// When none can be made within `timeout`.
-    pub async fn lease(self: &Rc<Self>, version: Version, timeout: Duration, fresh: bool) -> Result<Lease, DialError> {
-        // Counted from here on, so that a slow dial makes the endpoint look loaded.
-        self.in_flight.set(self.in_flight.get() + 1);
-        let mut lease = Lease { upstream: Rc::clone(self), connection: None, reused: false };
-        let pooled = if fresh { None } else { self.pooled(version) };
-        lease.reused = pooled.is_some();
-        lease.connection = Some(match pooled {
-            Some(connection) => connection,
-            // Boxed: it is large, and most requests have no use for it.
-            None => {
-                let (connection, reused) = Box::pin(self.dial_within(version, timeout, fresh)).await?;
-                lease.reused = reused;
-                connection
-            }
-        });
-        if let Some(Connection::Http2(shared)) = &lease.connection {
-            shared.streams.open.set(shared.streams.open.get() + 1);
-            shared.streams.total.set(shared.streams.total.get().saturating_add(1));
-        }
-        Ok(lease)
-    }
-
-    /// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
-    async fn connect(&self) -> Result<TcpStream, DialError> {
-        let stream = TcpStream::connect(self.address).await.map_err(DialError::Connect)?;
-        stream.set_nodelay(true).map_err(DialError::Connect)?;
-        let keepalive = keep_alive(self.pool.get().keepalive);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
-        Ok(stream)
-    }
-
-    fn pooled(&self, version: Version) -> Option<Connection> {
-        match version {
-            Version::Http1 => {
-                let mut idle = self.idle.borrow_mut();
-                while let Some(Idle { sender, ticket, since }) = idle.pop() {
-                    if sender.is_ready() && since.elapsed() < self.idle_timeout() {
-                        return Some(Connection::Http1(sender, ticket));
-                    }
-                }
-                None
-            }
-            Version::Http2 => {
-                let mut shared = self.shared.borrow_mut();
-                let most = self.pool.get().max_requests_per_connection.unwrap_or(u32::MAX);
-                shared.retain_mut(|shared| !shared.sender.is_closed() && shared.streams.total.get() < most);
-                let free = shared.iter().find(|shared| shared.streams.open.get() < STREAMS_PER_CONNECTION);
-                free.cloned().map(Connection::Http2)
-            }
-        }
-    }
-
-    /// A connection within `timeout`, and whether it is one that was just used.
-    async fn dial_within(
-        &self,
-        version: Version,
-        timeout: Duration,
-        fresh: bool,
-    ) -> Result<(Connection, bool), DialError> {
-        let until = Instant::now() + timeout;
-        let permit = loop {
-            let asked = if version == Version::Http1 { self.permit(Kind::Hyper, until).await? } else { None };
-            match asked {
-                None => break None,
-                Some(Admitted::Open(permit)) => break Some(permit),
-                Some(Admitted::Idle) => {
-                    if let Some(connection) = self.pooled(version) {
-                        return Ok((connection, true));
-                    }
-                }
-            }
-        };
-        let dialled = tokio::time::timeout(timeout, self.dial(version, fresh, permit)).await;
-        Ok((dialled.unwrap_or(Err(DialError::Timeout))?, false))
-    }
-
-    async fn dial(&self, version: Version, fresh: bool, permit: Option<Permit>) -> Result<Connection, DialError> {
-        match version {
-            Version::Http1 => {
-                let io = TokioIo::new(self.connect().await?);
-                let (sender, connection) =
-                    http1::Builder::new().max_headers(128).handshake(io).await.map_err(handshake)?;
-                spawn_local(async move {
-                    // What went wrong reaches the request that was under way, if any.
-                    let _ = connection.with_upgrades().await;
-                });
-                Ok(Connection::Http1(sender, Ticket { served: 0, permit, _open: Open::begin(&self.open) }))
-            }
-            Version::Http2 => {
-                let _turn = self.dialling.lock().await;
-                if !fresh && let Some(connection) = self.pooled(version) {
-                    return Ok(connection);
-                }
-                let streams =
-                    Rc::new(Streams { open: Cell::new(0), total: Cell::new(0), idle_since: Cell::new(Instant::now()) });
-                let counted = Rc::clone(&streams);
-                let busy = move || counted.open.get() > 0;
-                let sender = client::connect(self.connect().await?, busy);
-                let shared = Shared { sender, streams };
-                if !self.retired.get() {
-                    self.shared.borrow_mut().push(shared.clone());
-                }
-                Ok(Connection::Http2(shared))
-            }
-        }
-    }
-}
-
-fn handshake(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DialError {
-    DialError::Handshake(error.into())
-}
-
-impl Lease {
-    /// Whether other requests went over this connection before.
-    #[must_use]
-    pub fn reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Sends the request and waits for the head of the answer.
-    ///
-    /// # Errors
-    /// With the request inside if none of it was sent.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
-        match self.connection.as_mut().expect("a lease has a connection until it is given back") {
-            Connection::Http1(sender, _) => match sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(Incoming::Http1)),
-                Err(mut error) => Err(match error.take_message() {
-                    Some(unsent) => SendError::Unsent(Box::new(unsent)),
-                    None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
-                    None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
-                    None => SendError::Failed(ProxyError::Reset),
-                }),
-            },
-            Connection::Http2(shared) => shared.sender.send(request).await,
-        }
-    }
-
-    /// The request is over and the connection is in order: the next one may use it.
-    pub fn give_back(mut self) {
-        if self.upstream.retired.get() {
-            return;
-        }
-        if let Some(Connection::Http1(..)) = &self.connection
-            && let Some(Connection::Http1(sender, mut ticket)) = self.connection.take()
-            && self.upstream.idle.borrow().len() < MAX_IDLE
-            && !sender.is_closed()
-            && self.upstream.may_idle(Kind::Hyper, &mut ticket)
-        {
-            self.upstream.idle.borrow_mut().push(Idle { sender, ticket, since: Instant::now() });
-        }
     }
 }

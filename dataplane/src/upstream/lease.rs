@@ -1,0 +1,91 @@
+//! A connection that one request may use, of either version, and what becomes of the request and of it.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::client::conn::http1;
+
+use super::{Idle, MAX_IDLE, Shared, Ticket, Upstream};
+use crate::body::{Incoming, RequestBody};
+use crate::error::ProxyError;
+use crate::gate::Kind;
+
+/// A connection that one request may use.
+#[derive(Debug)]
+pub struct Lease {
+    pub(super) upstream: Rc<Upstream>,
+    pub(super) connection: Option<Connection>,
+    pub(super) reused: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Connection {
+    Http1(http1::SendRequest<RequestBody>, Ticket),
+    Http2(Shared),
+}
+
+/// Why a request was not answered.
+#[derive(Debug)]
+pub enum SendError {
+    /// None of it was sent.
+    Unsent(Box<Request<RequestBody>>),
+    /// The endpoint says that it has not looked at it.
+    Refused,
+    /// Anything else.
+    Failed(ProxyError),
+}
+
+impl Lease {
+    /// Whether other requests went over this connection before.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// With the request inside if none of it was sent.
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+        match self.connection.as_mut().expect("a lease has a connection until it is given back") {
+            Connection::Http1(sender, _) => match sender.try_send_request(request).await {
+                Ok(response) => Ok(response.map(Incoming::Http1)),
+                Err(mut error) => Err(match error.take_message() {
+                    Some(unsent) => SendError::Unsent(Box::new(unsent)),
+                    None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
+                    None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
+                    None => SendError::Failed(ProxyError::Reset),
+                }),
+            },
+            Connection::Http2(shared) => shared.sender.send(request).await,
+        }
+    }
+
+    /// The request is over and the connection is in order: the next one may use it.
+    pub fn give_back(mut self) {
+        if self.upstream.retired.get() {
+            return;
+        }
+        if let Some(Connection::Http1(..)) = &self.connection
+            && let Some(Connection::Http1(sender, mut ticket)) = self.connection.take()
+            && self.upstream.idle.borrow().len() < MAX_IDLE
+            && !sender.is_closed()
+            && self.upstream.may_idle(Kind::Hyper, &mut ticket)
+        {
+            self.upstream.idle.borrow_mut().push(Idle { sender, ticket, since: Instant::now() });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.upstream.in_flight.set(self.upstream.in_flight.get() - 1);
+        if let Some(Connection::Http2(shared)) = &self.connection {
+            shared.streams.open.set(shared.streams.open.get() - 1);
+            if self.upstream.pool.get().idle_timeout.is_some() {
+                shared.streams.idle_since.set(Instant::now());
+            }
+        }
+    }
+}
