@@ -38,10 +38,9 @@ fn write(out: &mut Page, registry: &Registry, table: &Table) -> fmt::Result {
     let shown = |(key, series): (Key, Arc<Series>)| {
         // Before the totals: an exemplar's request is counted.
         let exemplars = if out.exemplary() { series.exemplars() } else { exemplars::Shown::default() };
-        let totals = series.totals();
-        (totals.started > 0).then(|| Shown { labels: labels(&key, &series), totals, exemplars })
+        Shown { labels: labels(&key, &series), totals: series.totals(), exemplars }
     };
-    let series: Vec<_> = registry.snapshot().into_iter().filter_map(shown).collect();
+    let series: Vec<_> = registry.snapshot().into_iter().filter(|(_, series)| series.used()).map(shown).collect();
     out.head(names::REQUESTS_TOTAL, Kind::Counter, "Requests finished, by status code; 0: none was sent.")?;
     for Shown { labels, totals, exemplars } in &series {
         for (code, count) in &totals.codes {
