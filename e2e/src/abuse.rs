@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result};
 use http::StatusCode;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::Instant;
 
 use crate::load::{self, Load};
@@ -145,7 +146,8 @@ impl Harm {
 /// When the proxy cannot be started, or ends.
 pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     let smuggled = Arc::new(AtomicU64::new(0));
-    let good = honest_origin(Arc::clone(&smuggled)).await?;
+    let honest = Honest::new()?;
+    let good = honest.origin(Arc::clone(&smuggled)).await?;
     let bad = origins::start(attack.origin).await?;
     let target = bad.as_ref().map_or(good.address(), origins::Running::address);
     // Only where nothing else would end it: elsewhere the proxy's own limits are at work.
@@ -153,13 +155,13 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     let proxy = Proxy::start(&Route::new("http", good.address()).and(target, timeout)?).await?;
     let victim = proxy.second().context("the second route listens")?;
     let calm = || async {
-        let load = honest(&proxy, force.rps);
+        let load = honest.load(&proxy, force.rps);
         tokio::time::sleep(force.calm).await;
         load.stop().await
     };
     let before = calm().await;
     let (resident, files) = (proxy.resident_kib()?, proxy.open_files()?);
-    let load = honest(&proxy, force.rps);
+    let load = honest.load(&proxy, force.rps);
     let until = Instant::now() + force.time;
     let idle = matches!(attack.client, Client::Idle);
     let count = if idle { force.idle } else { attack.clients };
@@ -203,20 +205,47 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     })
 }
 
-fn honest(proxy: &Proxy, rps: u32) -> Load {
-    let settings = load::Settings::new(proxy.address(), "web", rps);
-    // Slowness is measured, not lost: on a machine that is busy elsewhere it says nothing about the proxy.
-    Load::start(load::Settings { timeout: Duration::from_secs(60), ..settings })
+/// Clients and origin that are measured, on a thread of their own: what the attackers' tasks are busy with delays the
+/// proxy at most, not the clock that it is measured by.
+struct Honest(Option<Runtime>);
+
+impl Honest {
+    fn new() -> Result<Self> {
+        Ok(Self(Some(Builder::new_multi_thread().worker_threads(1).thread_name("honest").enable_all().build()?)))
+    }
+
+    fn handle(&self) -> Handle {
+        self.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+    }
+
+    fn load(&self, proxy: &Proxy, rps: u32) -> Load {
+        let settings = load::Settings::new(proxy.address(), "web", rps);
+        let _inside = self.handle().enter();
+        // Slowness is measured, not lost: on a machine that is busy elsewhere it says nothing about the proxy.
+        Load::start(load::Settings { timeout: Duration::from_secs(60), ..settings })
+    }
+
+    async fn origin(&self, smuggled: Arc<AtomicU64>) -> Result<Server> {
+        let start = async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            Server::start(listener, move |request| {
+                if request.uri().path() == clients::SMUGGLED {
+                    smuggled.fetch_add(1, Relaxed);
+                }
+                async { server::typed(StatusCode::OK, "text/plain", "hello\n") }
+            })
+        };
+        self.handle().spawn(start).await?
+    }
 }
 
-async fn honest_origin(smuggled: Arc<AtomicU64>) -> Result<Server> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    Server::start(listener, move |request| {
-        if request.uri().path() == clients::SMUGGLED {
-            smuggled.fetch_add(1, Relaxed);
+impl Drop for Honest {
+    fn drop(&mut self) {
+        // A runtime that waits for its tasks may not be dropped by a task.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
-        async { server::typed(StatusCode::OK, "text/plain", "hello\n") }
-    })
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Asks the local Prometheus, as an outside observer of what the operator is judging by.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use proxy_api::metrics;
@@ -30,21 +31,38 @@ pub fn success_rate(namespace: &str, canary: &str) -> String {
     format!("100 - 100 * ({failed} or vector(0)) / {all}")
 }
 
-/// The value of a query that gives one series; `None` where there is none or it is no number.
-///
-/// # Errors
-/// When Prometheus does not answer.
-pub async fn value(query: &str) -> Result<Option<f64>> {
-    let url = format!("{}/api/v1/query", layout::PROMETHEUS);
-    let answer: Value = reqwest::Client::new()
-        .get(reqwest::Url::parse_with_params(&url, [("query", query)])?)
+async fn ask(path: &str, parameters: &[(&str, &str)]) -> Result<Value> {
+    let url = format!("{}/api/v1/{path}", layout::PROMETHEUS);
+    reqwest::Client::new()
+        .get(reqwest::Url::parse_with_params(&url, parameters)?)
         .timeout(Duration::from_secs(5))
         .send()
         .await
         .context("cannot ask Prometheus")?
         .json()
         .await
-        .context("cannot read what Prometheus says")?;
+        .context("cannot read what Prometheus says")
+}
+
+/// The labels of each exemplar of the last hour that Prometheus keeps for the series of a query.
+///
+/// # Errors
+/// When Prometheus does not answer.
+pub async fn exemplars(query: &str) -> Result<Vec<BTreeMap<String, String>>> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let (start, end) = ((now - 3600).to_string(), (now + 60).to_string());
+    let answer = ask("query_exemplars", &[("query", query), ("start", &start), ("end", &end)]).await?;
+    let series = answer["data"].as_array().into_iter().flatten();
+    let exemplars = series.filter_map(|series| series["exemplars"].as_array()).flatten();
+    exemplars.map(|exemplar| Ok(serde_json::from_value(exemplar["labels"].clone())?)).collect()
+}
+
+/// The value of a query that gives one series; `None` where there is none or it is no number.
+///
+/// # Errors
+/// When Prometheus does not answer.
+pub async fn value(query: &str) -> Result<Option<f64>> {
+    let answer = ask("query", &[("query", query)]).await?;
     let text = answer.pointer("/data/result/0/value/1").and_then(Value::as_str);
     Ok(text.and_then(|text| text.parse().ok()).filter(|value: &f64| value.is_finite()))
 }

@@ -14,6 +14,7 @@ mod releases;
 mod requests;
 mod scaling;
 mod story;
+mod traces;
 mod verdict;
 mod zones;
 

@@ -1,7 +1,7 @@
 //! Every promise, by its name. Those that run alone stand last, so that the others are not held up.
 
 use crate::story::{Promise, Story};
-use crate::{adoption, audience, bad_input, budget, outages, releases, requests, scaling, verdict, zones};
+use crate::{adoption, audience, bad_input, budget, outages, releases, requests, scaling, traces, verdict, zones};
 
 macro_rules! promise {
     ($name:literal, $tell:path) => {
@@ -81,6 +81,7 @@ fn side_by_side() -> Vec<Promise> {
         ),
         promise!("an_ab_test_is_seen_by_its_audience_and_then_promoted", audience::an_ab_test_is_for_its_audience),
         promise!("an_audience_is_split_by_the_weight_and_nobody_else", audience::an_audience_is_split_by_the_weight),
+        promise!("numbers_in_prometheus_lead_to_the_spans_of_their_requests", traces::numbers_lead_to_spans),
         promise!("no_traffic_holds", outages::no_traffic_holds),
         promise!("a_slack_endpoint_that_hangs_delays_nothing", outages::hanging_slack),
         promise!("a_proxy_ended_and_a_proxy_pool_rolled_under_load_lose_nothing", outages::proxies_killed_and_rolled),
