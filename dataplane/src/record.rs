@@ -1,5 +1,6 @@
 //! One request's record: begun when the arm is picked, ended on drop, so that nothing that ends a request can forget it.
 
+use std::cell::Cell as StdCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,18 @@ use crate::sight::{self, Detail, Ended};
 use crate::stats::{Cell, Registry};
 use crate::upstream::Upstream;
 use crate::view::ArmView;
+
+thread_local! {
+    /// Why what is dropped now does not go on, if it is not for the client's going away.
+    static CUT: StdCell<Option<Flag>> = const { StdCell::new(None) };
+}
+
+/// Calls `drop`, which drops what serves a request; the request's record says `flag` of it.
+pub fn cut(flag: Flag, drop: impl FnOnce()) {
+    CUT.set(Some(flag));
+    drop();
+    CUT.set(None);
+}
 
 /// Counts one request of one arm.
 #[derive(Debug)]
@@ -193,7 +206,7 @@ impl Drop for Record {
             End::Open => (self.status, Outcome::ClientError),
         };
         if self.end == End::Open {
-            self.flags.insert(Flag::DownstreamConnectionTermination);
+            self.flags.insert(CUT.get().unwrap_or(Flag::DownstreamConnectionTermination));
         }
         // A client's fault says nothing of the endpoint, nor do our own limits.
         let no_fault = [Flag::DownstreamProtocolError, Flag::StreamIdleTimeout, Flag::UpstreamOverflow];

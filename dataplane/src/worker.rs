@@ -30,6 +30,9 @@ const COMMANDS: usize = 8;
 /// Interval of housekeeping and of the heartbeat that `/livez` looks at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What is known of a stream that was not looked at.
+const HTTP2: Asked<'_> = Asked { method: "", target: "", protocol: "HTTP/2" };
+
 /// Where the process stands in its life, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -127,6 +130,14 @@ impl Worker {
         self.tell(refused);
     }
 
+    /// Streams of an HTTP/2 client, or its connection, that ended without an answer before they were any arm's requests.
+    pub fn reject_unanswered(&self, slot: &Slot, client: IpAddr, flag: Flag, times: u32) {
+        for _ in 0..times {
+            let (view, asked) = (slot.current(), Some(HTTP2));
+            self.reject(Refused { port: &view.port, client, asked, status: 0, flag: Some(flag) });
+        }
+    }
+
     /// Something that is counted elsewhere was refused.
     pub fn tell(&self, refused: Refused<'_>) {
         if let Some(sight) = self.registry.sight() {
@@ -139,7 +150,7 @@ impl Worker {
     pub fn refuse_streams(&self, slot: &Slot, client: IpAddr, limit: Limit, times: u64) {
         self.registry.limits().reach_often(limit, times);
         for _ in 0..times.min(PER_SECOND) {
-            let (view, asked) = (slot.current(), Some(Asked { method: "", target: "", protocol: "HTTP/2" }));
+            let (view, asked) = (slot.current(), Some(HTTP2));
             let refused = Refused { port: &view.port, client, asked, status: 0, flag: Some(Flag::OverloadManager) };
             self.tell(refused);
         }

@@ -55,8 +55,8 @@ impl Receiving {
         let frame = ready!(self.stream.poll_frame(context));
         self.part();
         Poll::Ready(match frame {
-            // A reset without an error ends the body early, and does not break it off (RFC 9113 §8.1).
-            None | Some(Err(stream::Error::Reset(Reason::NO_ERROR))) => None,
+            // A reset breaks the body off, whatever its reason: those without an error come after the end (RFC 9113 §8.1).
+            None => None,
             Some(Err(error)) => Some(Err(error.into())),
             Some(Ok(frame)) => {
                 if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
@@ -114,6 +114,11 @@ where
         Self { body, stream, waiting: None, begun: false }
     }
 
+    /// Whether the other end did something on the stream that it may not do.
+    pub fn faulted(&self) -> bool {
+        self.stream.faulted()
+    }
+
     /// Sends what can be sent; ready when all of it was.
     ///
     /// # Errors
@@ -164,14 +169,26 @@ where
     }
 }
 
-/// Why a stream has to be reset when a body breaks off with `error`: as the other side's was, if it was.
+/// Why a stream has to be reset when a body breaks off with `error`: as the other side's was, if it was. A fault of the other
+/// side is none of this one's, and a reset without an error would look like an end.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
+    match stream_error(error) {
+        Some(stream::Error::Reset(reason)) if reason != Reason::NO_ERROR => reason,
+        Some(stream::Error::Unprocessed) => Reason::REFUSED_STREAM,
+        Some(stream::Error::Reset(_) | stream::Error::Fault(_) | stream::Error::Closed) | None => {
+            Reason::INTERNAL_ERROR
+        }
+    }
+}
+
+/// What ended the stream, if that is what broke a body off.
+fn stream_error(error: &(dyn Error + 'static)) -> Option<stream::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(reset) = error.downcast_ref::<stream::Error>() {
-            return reset.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        if let Some(ended) = error.downcast_ref::<stream::Error>() {
+            return Some(*ended);
         }
         cause = error.source();
     }
-    Reason::INTERNAL_ERROR
+    None
 }

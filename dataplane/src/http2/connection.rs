@@ -55,7 +55,7 @@ pub struct Config {
     pub streams: u32,
     /// Whether it may ask for an extended CONNECT (RFC 8441 §3).
     pub connects: bool,
-    /// Streams that may be reset for its faults before the connection is given up.
+    /// Streams that may be reset for its faults, beyond those that end in order, before the connection is given up.
     pub faults: u32,
 }
 
@@ -77,6 +77,10 @@ pub struct Seen {
     pub refused: u32,
     /// Streams that were reset before they were accepted.
     pub retracted: u32,
+    /// Streams that we reset for a fault of the other end while nobody served them, who would tell.
+    pub malformed: u32,
+    /// The fault of the other end that ended the connection.
+    pub violated: Option<Reason>,
 }
 
 /// A connection.
@@ -122,8 +126,8 @@ pub struct Connection {
     ended: bool,
     /// Those who open streams.
     pub(super) senders: u32,
+    /// Something came, since this was last looked at.
     pub(super) heard: bool,
-    ponged: bool,
 }
 
 /// What the other end has said of itself.
@@ -216,7 +220,6 @@ impl Connection {
             ended: false,
             senders: 0,
             heard: false,
-            ponged: false,
         }
     }
 
@@ -235,6 +238,18 @@ impl Connection {
     #[must_use]
     pub fn congested(&self) -> bool {
         self.out.len() >= CONGESTED
+    }
+
+    /// Which end this is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether nothing is received any more; see [`Connection::ending`].
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.ended
     }
 
     /// Whether nothing more will be received or sent, once `out` is sent.
@@ -301,7 +316,12 @@ impl Connection {
         frame::go_away(&mut self.out, self.last, reason);
         self.ended = true;
         self.accepted.clear();
-        self.fail_streams(|_| Some(Error::Closed));
+        let error = match self.role {
+            Role::Server => Error::Fault(reason),
+            // A stream is not to blame for what another one, or none, has done.
+            Role::Client => Error::Closed,
+        };
+        self.fail_streams(|_| Some(error));
         self.wake_driver();
     }
 }

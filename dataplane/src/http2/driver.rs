@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::connection::Role;
 use super::link::Link;
 
 /// Bytes of one read.
@@ -21,6 +22,8 @@ const QUIET_STEPS: u32 = 2;
 const STEP: Duration = Duration::from_secs(10);
 /// Time for its answer.
 const PONG: Duration = Duration::from_secs(10);
+/// What is read and thrown away of a client after the end of its connection.
+const LINGER_BYTES: usize = 256 * 1024;
 
 thread_local! {
     /// Nothing is kept in it between two reads.
@@ -33,13 +36,15 @@ pub struct Driver {
     stream: TcpStream,
     link: Link,
     sent: usize,
+    /// What may still be thrown away, once all is said.
+    lingers: Option<usize>,
 }
 
 impl Driver {
     /// Of a connection at its beginning.
     #[must_use]
     pub fn new(stream: TcpStream, link: Link) -> Self {
-        Self { stream, link, sent: 0 }
+        Self { stream, link, sent: 0, lingers: None }
     }
 
     /// Reads what has come, calling `received` after each read, and sends what is to be sent. Ready at the end of the
@@ -61,7 +66,7 @@ impl Driver {
             if self.link.borrow_mut().ending() {
                 // With what was said last, if anything.
                 std::task::ready!(self.send(context)?);
-                return Pin::new(&mut self.stream).poll_shutdown(context);
+                return self.linger(context);
             }
             if flushed.is_pending() && self.link.borrow().congested() {
                 return Poll::Pending;
@@ -78,6 +83,31 @@ impl Driver {
         }
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Waits for a client to close, which it does once it has read all that was said: what it still sends would turn our close
+    /// into a reset, and what of an answer is in the kernel yet would be lost (RFC 9112 §9.6). [`silent`] limits the time.
+    fn linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut left = match self.lingers {
+            Some(left) => left,
+            None => {
+                std::task::ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                if self.link.borrow().role() == Role::Client { 0 } else { LINGER_BYTES }
+            }
+        };
+        while left > 0 {
+            self.lingers = Some(left);
+            let read = ROOM.with_borrow_mut(|room| {
+                let mut buffer = ReadBuf::new(room);
+                let polled = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+                polled.map_ok(|()| buffer.filled().len())
+            });
+            left = match std::task::ready!(read)? {
+                0 => 0,
+                count => left.saturating_sub(count),
+            };
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn read(&mut self, context: &mut Context<'_>) -> io::Result<Poll<usize>> {
@@ -113,20 +143,23 @@ impl Driver {
     }
 }
 
-/// Waits until the other end has been silent for too long and does not answer a ping; it is not asked while it need not be
-/// `wanted`. A timer every few seconds, so that frames cost nothing but a flag.
+/// Waits until the other end has been silent for too long and nothing comes when it is asked; it is not asked while it need
+/// not be `wanted`, unless the connection is over and what was said last does not leave. A timer every few seconds, so that
+/// frames cost nothing but a flag.
 pub async fn silent(link: &Link, wanted: impl Fn() -> bool) {
     let mut quiet = 0;
     loop {
         tokio::time::sleep(STEP).await;
         let heard = std::mem::take(&mut link.borrow_mut().heard);
-        quiet = if heard || !wanted() { 0 } else { quiet + 1 };
+        let over = link.borrow().ended();
+        quiet = if heard || !(over || wanted()) { 0 } else { quiet + 1 };
         if quiet < QUIET_STEPS {
             continue;
         }
         link.borrow_mut().ping();
         tokio::time::sleep(PONG).await;
-        if !link.borrow().ponged() {
+        // Its answer may wait behind what it has begun to send, which tells as much.
+        if !link.borrow().heard {
             return;
         }
         quiet = 0;

@@ -106,6 +106,10 @@ impl Fields {
                 return Err(Malformed);
             }
             let (scheme, path) = (self.scheme.ok_or(Malformed)?, self.path.ok_or(Malformed)?);
+            // RFC 9113 §8.3.1
+            if path == "*" && method != Method::OPTIONS {
+                return Err(Malformed);
+            }
             uri.path_and_query = Some(path);
             if let Some(authority) = self.authority {
                 (uri.scheme, uri.authority) = (Some(scheme), Some(authority));
@@ -193,7 +197,10 @@ mod tests {
         let request = mk(&GET).request().unwrap();
         assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::GET, "http://web/x"));
         assert_eq!(mk(&GET[..3]).request().unwrap().uri(), "/x");
-        let malformed: [&[(&str, &str)]; 6] = [
+        let asterisk = (":path", "*");
+        assert_eq!(mk(&[(":method", "OPTIONS"), GET[1], asterisk]).request().unwrap().uri(), "*");
+        let malformed: [&[(&str, &str)]; 7] = [
+            &[GET[0], GET[1], asterisk],
             &GET[1..],
             &[GET[0], GET[1], GET[3]],
             &[GET[0], GET[2]],

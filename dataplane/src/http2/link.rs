@@ -137,6 +137,12 @@ impl Writer {
         self.link.borrow_mut().send_trailers(self.number, trailers)
     }
 
+    /// Whether we ended the stream, for a fault of the other end or by [`Writer::reset`].
+    #[must_use]
+    pub fn faulted(&self) -> bool {
+        self.link.borrow().faulted(self.number)
+    }
+
     /// Ends the stream.
     pub fn reset(&self, reason: Reason) {
         self.link.borrow_mut().reset(self.number, reason);

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use routing::{Flag, Limit, Protocol};
 use tokio::net::TcpStream;
@@ -21,9 +21,11 @@ use super::driver::{Driver, silent};
 use super::frame::Reason;
 use super::link::{self, Link, Writer};
 use super::resets::Resets;
+use super::stream::Error;
 use crate::body::{Incoming, ResponseBody};
 use crate::forward::Client;
 use crate::proxy;
+use crate::record::cut;
 use crate::sight::refused::Refused;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
@@ -66,6 +68,11 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, link: &Link, stream: TcpStrea
     let received = |link: &Link| {
         let seen = std::mem::take(&mut link.borrow_mut().seen);
         worker.refuse_streams(slot, client.address(), Limit::Streams, seen.refused.into());
+        let malformed = seen.malformed + u32::from(seen.violated.is_some());
+        worker.reject_unanswered(slot, client.address(), Flag::DownstreamProtocolError, malformed);
+        if let Some(reason) = seen.violated {
+            tracing::debug!(client.address = %client.address(), %reason, "HTTP/2 connection given up");
+        }
         for _ in 0..seen.retracted {
             resets.open();
             resets.reset(Instant::now());
@@ -101,6 +108,7 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     let Accepted { stream, request, too_large } = accepted;
     let (reader, writer) = link::halves(link, stream);
     let (parts, ()) = request.into_parts();
+    let bodiless = parts.method == Method::HEAD;
     let body = Incoming::Http2(Receiving::new(&parts.headers, reader, None));
     let request = Request::from_parts(parts, body);
     let handled = async {
@@ -109,19 +117,32 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
             Some(refusal) => refusal,
         }
     };
-    let mut answer = pin!(handled);
+    let (mut handled, mut begun) = (pin!(Some(handled)), false);
     let answer = poll_fn(|context| match writer.poll_reset(context) {
         // Nobody waits for the answer any more.
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => answer.as_mut().poll(context).map(Some),
+        Poll::Ready(error) => Poll::Ready(Err(error)),
+        Poll::Pending => {
+            begun = true;
+            handled.as_mut().as_pin_mut().expect("it is dropped after this").poll(context).map(Ok)
+        }
     });
-    match answer.await {
-        Some(answer) => send(writer, answer).await,
-        None => resets.reset(Instant::now()),
+    match (answer.await, begun) {
+        (Ok(answer), _) => send(writer, answer, bodiless).await,
+        (Err(error), begun) => {
+            resets.reset(Instant::now());
+            match (error, begun) {
+                (Error::Fault(_), true) => cut(Flag::DownstreamProtocolError, || handled.set(None)),
+                (Error::Fault(_), false) => {
+                    worker.reject_unanswered(slot, client.address(), Flag::DownstreamProtocolError, 1);
+                }
+                (Error::Reset(_) | Error::Unprocessed | Error::Closed, _) => {}
+            }
+        }
     }
 }
 
-async fn send(writer: Writer, answer: Response<ResponseBody>) {
+/// `bodiless`: the answer is to HEAD.
+async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool) {
     let (mut parts, body) = answer.into_parts();
     parts.version = Version::HTTP_2;
     // Without a meaning in an answer, and not allowed in HTTP/2 (RFC 9113 §8.2.2).
@@ -129,11 +150,15 @@ async fn send(writer: Writer, answer: Response<ResponseBody>) {
     if let ResponseBody::Own(Some(bytes)) = &body {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     }
-    let end = body.is_end_stream();
+    // What an endpoint answers to HEAD has no body; ours has the length that another request would get.
+    let end = body.is_end_stream() || bodiless && matches!(body, ResponseBody::Own(_));
     if writer.respond(&Response::from_parts(parts, ()), end).is_ok() && !end {
         let mut sending = Sending::new(body, writer);
         // How it ended was told to whom it concerns: the stream, and the record within the body.
         let _ = poll_fn(|context| sending.poll(context)).await;
+        if sending.faulted() {
+            cut(Flag::DownstreamProtocolError, || drop(sending));
+        }
     }
 }
 

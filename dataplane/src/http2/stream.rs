@@ -25,18 +25,6 @@ pub enum Error {
     Closed,
 }
 
-impl Error {
-    /// The code that says it, if any was said.
-    #[must_use]
-    pub fn reason(self) -> Option<Reason> {
-        match self {
-            Self::Reset(reason) | Self::Fault(reason) => Some(reason),
-            Self::Unprocessed => Some(Reason::REFUSED_STREAM),
-            Self::Closed => None,
-        }
-    }
-}
-
 /// Who holds on to a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {

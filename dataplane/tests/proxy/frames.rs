@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::common::{Bed, eventually, stable, within};
 
 /// A port that serves over HTTP/2, with an endpoint that gives each stream to the receiver.
-async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>) {
+pub async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let (streams, received) = mpsc::unbounded_channel();
@@ -36,18 +36,18 @@ async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendRespon
     (Bed::new(|route| stable(route, address)).await, received)
 }
 
-async fn connect(bed: &Bed) -> SendRequest<Bytes> {
+pub async fn connect(bed: &Bed) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     requests
 }
 
-fn post() -> Request<()> {
+pub fn post() -> Request<()> {
     Request::post("http://web/").body(()).unwrap()
 }
 
-async fn read(stream: &mut RecvStream) -> Result<usize, h2::Error> {
+pub async fn read(stream: &mut RecvStream) -> Result<usize, h2::Error> {
     let mut length = 0;
     while let Some(data) = within(stream.data()).await {
         let data = data?;

@@ -133,7 +133,8 @@ fn answered(stream: &mut Stream, fields: Fields, end: bool) -> Result<(), Reason
     }
     let bodiless = stream.bodiless || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = head::content_length(response.headers()).map_err(|_| Reason::PROTOCOL_ERROR)?;
-    stream.length = if bodiless { None } else { length };
+    // What it says of its length is what another request would get.
+    stream.length = if bodiless { Some(0) } else { length };
     (stream.head, stream.awaited) = (Some(response), false);
     stream.wake(Half::Reading);
     Ok(())

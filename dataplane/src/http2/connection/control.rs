@@ -84,8 +84,6 @@ impl Connection {
         }
         if !head.has(flag::ACK) {
             frame::write(&mut self.out, kind::PING, flag::ACK, 0, payload);
-        } else if payload == THERE {
-            self.ponged = true;
         } else if payload == READ && self.drain == Drain::Asked {
             self.drain = Drain::Done;
             frame::go_away(&mut self.out, self.last, Reason::NO_ERROR);
@@ -93,19 +91,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Asks the other end whether it is there.
+    /// Asks the other end whether it is there: if it is, something will be heard.
     pub fn ping(&mut self) {
-        self.ponged = false;
+        self.heard = false;
         if !self.ended {
             frame::write(&mut self.out, kind::PING, 0, 0, &THERE);
             self.wake_driver();
         }
-    }
-
-    /// Whether it has answered [`Connection::ping`].
-    #[must_use]
-    pub fn ponged(&self) -> bool {
-        self.ponged
     }
 
     /// Ends a server's connection as soon as the streams that are open, or on their way, are over (§6.8).

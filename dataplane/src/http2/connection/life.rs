@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::task::{Context, Waker};
 
 use super::super::frame::{self, MAX_WINDOW, Reason};
-use super::super::stream::{Error, Half};
+use super::super::stream::{Error, Half, Stream};
 use super::{Connection, Drain, Role};
 
 /// Streams that were reset lately, whose frames may still come (§5.4.2). As many resets as are nobody's business in ten
@@ -65,16 +65,38 @@ impl Connection {
         self.ended || self.gone.is_some() || self.next > MAX_WINDOW
     }
 
+    /// A fault of the other end, after which the connection cannot go on.
+    pub(super) fn violated(&mut self, reason: Reason) {
+        self.seen.violated = Some(reason);
+        self.end(reason);
+    }
+
     /// A fault of the other end within a stream.
     pub(super) fn fault(&mut self, number: u32, reason: Reason) {
         self.faults += 1;
         if self.faults > self.config.faults {
-            return self.end(Reason::ENHANCE_YOUR_CALM);
+            return self.violated(Reason::ENHANCE_YOUR_CALM);
+        }
+        let served = |stream: &Stream| stream.write_held && !stream.sent && stream.error.is_none();
+        if self.retract(number) || !self.streams.get(&number).is_some_and(|stream| served(stream)) {
+            self.seen.malformed += 1;
         }
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.fail(Error::Fault(reason));
         }
         self.tell_reset(number, reason);
+    }
+
+    /// Takes a stream back that nobody has looked at yet, and nobody need; false if somebody has.
+    pub(super) fn retract(&mut self, number: u32) -> bool {
+        let Some(place) = self.accepted.iter().rposition(|accepted| accepted.stream == number) else { return false };
+        self.accepted.remove(place);
+        if let Some(stream) = self.streams.get_mut(&number) {
+            (stream.read_held, stream.write_held) = (false, false);
+            let dropped = std::mem::take(&mut stream.data).len();
+            self.give_back(dropped);
+        }
+        true
     }
 
     /// Resets a stream; nobody waits for it any more.
@@ -109,6 +131,8 @@ impl Connection {
         }
         let (counted, dropped) = (std::mem::take(&mut stream.open), stream.dropped());
         if counted {
+            // Who is in order mostly may have a fault now and then, however long the connection lives.
+            self.faults = self.faults.saturating_sub(u32::from(stream.error.is_none()));
             self.open -= 1;
             self.wake_openers();
         }

@@ -27,7 +27,7 @@ impl Connection {
                 None => self.frame(&mut bytes),
             };
             if let Err(reason) = done {
-                self.end(reason);
+                self.violated(reason);
             }
         }
     }
@@ -73,11 +73,17 @@ impl Connection {
             kind::WINDOW_UPDATE => self.window_updated(head, payload),
             kind::PRIORITY if head.stream == 0 => Err(Reason::PROTOCOL_ERROR),
             kind::PRIORITY => {
-                if payload.len() != 5 {
-                    self.fault(head.stream, Reason::FRAME_SIZE_ERROR);
-                } else if frame::number(payload).is_some_and(|on| on & frame::MAX_WINDOW == head.stream) {
-                    self.fault(head.stream, Reason::PROTOCOL_ERROR);
+                let itself = frame::number(payload).is_some_and(|on| on & frame::MAX_WINDOW == head.stream);
+                let reason = match payload.len() {
+                    5 if !itself => return Ok(()),
+                    5 => Reason::PROTOCOL_ERROR,
+                    _ => Reason::FRAME_SIZE_ERROR,
+                };
+                // What was not opened cannot be reset (§6.4).
+                if self.idle(head.stream) {
+                    return Err(reason);
                 }
+                self.fault(head.stream, reason);
                 Ok(())
             }
             kind::PUSH_PROMISE => Err(Reason::PROTOCOL_ERROR),
@@ -198,13 +204,8 @@ impl Connection {
             stream.error = None;
         }
         stream.fail(Error::Reset(Reason(code)));
-        if let Some(place) = self.accepted.iter().rposition(|accepted| accepted.stream == head.stream) {
-            // Nobody has looked at it yet, and nobody need.
-            self.accepted.remove(place);
+        if self.retract(head.stream) {
             self.seen.retracted += 1;
-            (stream.read_held, stream.write_held) = (false, false);
-            let dropped = std::mem::take(&mut stream.data).len();
-            self.give_back(dropped);
         }
         self.settle(head.stream);
         Ok(())

@@ -131,6 +131,12 @@ impl Connection {
         }
     }
 
+    /// Whether the stream was ended by us.
+    #[must_use]
+    pub fn faulted(&self, number: u32) -> bool {
+        self.streams.get(&number).is_some_and(|stream| matches!(stream.error, Some(Error::Fault(_))))
+    }
+
     /// A stream on which more may be sent.
     fn sending(&mut self, number: u32) -> Result<&mut Stream, Error> {
         let stream = self.streams.get_mut(&number).ok_or(Error::Closed)?;

@@ -1,5 +1,7 @@
 //! Connections without sockets: a client and a server of ours against each other, and frames by hand.
 
+mod faults;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};

@@ -98,9 +98,12 @@ impl Field {
     #[must_use]
     pub fn parse(name: &Name, value: &[u8]) -> Self {
         let parsed = match name {
+            // What a user is called has no place in it (RFC 9113 §8.3.1).
+            Name::Authority if value.contains(&b'@') => None,
             Name::Authority => Authority::from_maybe_shared(Bytes::copy_from_slice(value)).ok().map(Self::Authority),
             Name::Method => Method::from_bytes(value).ok().map(Self::Method),
-            Name::Path if value.first() != Some(&b'/') && value != b"*" => None,
+            // A fragment is not sent (RFC 9113 §8.3.1), and would be lost.
+            Name::Path if value.first() != Some(&b'/') && value != b"*" || value.contains(&b'#') => None,
             Name::Path => PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(value)).ok().map(Self::Path),
             Name::Protocol if value.is_empty() => None,
             Name::Protocol => HeaderValue::from_bytes(value).ok().map(Self::Protocol),
@@ -136,6 +139,9 @@ mod tests {
             ("a b", "x"),
             (":path", ""),
             (":path", "no-slash"),
+            (":path", "/a#b"),
+            (":authority", ""),
+            (":authority", "user@web"),
             (":status", "2xx"),
             ("x", "a\nb"),
         ] {
