@@ -175,6 +175,11 @@ proptest! {
     }
 
     #[test]
+    fn the_rule_that_is_found_is_the_models(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        targets::route_match(&data);
+    }
+
+    #[test]
     fn http2_connections_hold_a_bounded_amount_whatever_comes(first: u8, data in frames()) {
         targets::http2_frames(&[&[first], data.as_slice()].concat());
     }

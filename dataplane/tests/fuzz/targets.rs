@@ -1,6 +1,9 @@
 //! What must hold for any bytes, one function per target. The ordinary tests run them on generated and on kept inputs;
 //! `dataplane/fuzz` runs the same functions under a coverage-guided fuzzer.
 
+#[path = "../../routing/tests/rules/model.rs"]
+mod model;
+
 use bytes::BytesMut;
 use dataplane::forward;
 use dataplane::h1::chunked::{Decoder, Malformed, Step};
@@ -22,7 +25,7 @@ use routing::Table;
 /// A target's name and what it asserts.
 type Target = (&'static str, fn(&[u8]));
 
-pub(crate) const TARGETS: [Target; 7] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked_body", chunked_body),
@@ -30,6 +33,7 @@ pub(crate) const TARGETS: [Target; 7] = [
     ("snapshot", snapshot),
     ("http2_frames", http2_frames),
     ("hpack", hpack),
+    ("route_match", route_match),
 ];
 
 /// A head that is taken is written anew so that it can be read in one way only, which is the way it was taken.
@@ -231,6 +235,55 @@ pub(crate) fn hpack(data: &[u8]) {
     assert_eq!(again, headers);
     if let Ok(kept) = list.trailers() {
         assert!(kept.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>() <= 4_000);
+    }
+}
+
+/// The rule that a request gets is the one that a model without an order finds.
+pub(crate) fn route_match(data: &[u8]) {
+    let mut choices = Choices(data);
+    let rules: Vec<_> = (0..=choices.next(14)).map(|_| choices.rule()).collect();
+    let requests: Vec<_> = (0..=choices.next(14)).map(|_| choices.request()).collect();
+    assert_eq!(model::check(&rules, &requests), Ok(()), "{rules:?}");
+}
+
+/// Bytes that choose among words; past their end the first word.
+struct Choices<'a>(&'a [u8]);
+
+impl Choices<'_> {
+    /// 0 to `most`.
+    fn next(&mut self, most: u8) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        first % (most + 1)
+    }
+
+    fn word(&mut self, words: &[&'static str]) -> &'static str {
+        words[usize::from(self.next(u8::MAX - 1)) % words.len()]
+    }
+
+    fn path(&mut self) -> String {
+        let parts: Vec<_> = (0..self.next(3)).map(|_| self.word(&model::PARTS)).collect();
+        model::path(&parts, self.next(1) == 1)
+    }
+
+    fn pairs(&mut self) -> model::Pairs {
+        (0..self.next(3)).map(|_| (self.word(&model::NAMES), self.word(&model::VALUES))).collect()
+    }
+
+    fn rule(&mut self) -> model::Wanted {
+        let path = match self.next(3) {
+            model::EXACT => Some((model::EXACT, self.path())),
+            model::PREFIX => Some((model::PREFIX, self.path())),
+            model::REGEX => Some((model::REGEX, self.word(&model::PATTERNS).to_owned())),
+            _ => None,
+        };
+        let (host, method) = (self.word(&model::HOSTS), self.word(&model::METHODS));
+        model::Wanted { host, path, method, headers: self.pairs(), query: self.pairs() }
+    }
+
+    fn request(&mut self) -> model::Asked {
+        let (method, host) = (self.word(&model::ASKED_METHODS), self.word(&model::ASKED_HOSTS));
+        model::Asked { method, host, path: self.path(), query: self.pairs(), headers: self.pairs() }
     }
 }
 
