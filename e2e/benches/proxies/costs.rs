@@ -42,7 +42,7 @@ const fn rate(peer: Kind, limit: f64) -> Promise {
     Promise { of: Of::Rate, peer, limit: Limit::AtLeast(limit) }
 }
 
-pub(crate) const ROWS: [Row; 5] = [
+pub(crate) const ROWS: [Row; 7] = [
     Row {
         name: "small",
         load: Load::Small,
@@ -58,6 +58,8 @@ pub(crate) const ROWS: [Row; 5] = [
     Row { name: "grpc", load: Load::Grpc, bars: &[cpu(Kind::Envoy, 0.6), cpu(Kind::Haproxy, 1.0)] },
     Row { name: "download", load: Load::Download, bars: &[rate(Kind::Haproxy, 0.95)] },
     Row { name: "upload", load: Load::Upload, bars: &[rate(Kind::Haproxy, 0.95)] },
+    Row { name: "h2-download", load: Load::Http2Download, bars: &[rate(Kind::Haproxy, 0.95)] },
+    Row { name: "h2-upload", load: Load::Http2Upload, bars: &[rate(Kind::Haproxy, 0.95)] },
 ];
 
 /// Measures one row and adds it to the report.
@@ -88,7 +90,7 @@ pub(crate) fn run(row: &Row, bench: &Bench, report: &mut Report) -> Result<()> {
 fn measure(load: Load, bench: &Bench, proxy: &Running, seconds: u64) -> Result<Sample> {
     let to = match load {
         Load::Small | Load::Download | Load::Upload => proxy.http1,
-        Load::Http2 | Load::Grpc => proxy.http2,
+        Load::Http2 | Load::Http2Download | Load::Http2Upload | Load::Grpc => proxy.http2,
     };
     bench.tools.measure(load, to, &proxy.guest, &bench.origin, std::time::Duration::from_secs(seconds))
 }
@@ -103,7 +105,7 @@ fn tell(row: &Row, running: &[Running], rounds: &[BTreeMap<Kind, Sample>], repor
     };
     figure("CPU, µs per request", &|sample| sample.cpu_micros);
     figure("requests/s", &|sample| sample.done.per_second);
-    if matches!(row.load, Load::Download | Load::Upload) {
+    if matches!(row.load, Load::Download | Load::Upload | Load::Http2Download | Load::Http2Upload) {
         figure("MiB/s", &|sample| sample.done.per_second * LARGE as f64 / 1024.0 / 1024.0);
     }
     figure("share of its core", &|sample| sample.busy);

@@ -13,8 +13,14 @@ use crate::peers;
 
 /// Requests under way at a time.
 pub(crate) const CONCURRENCY: usize = 64;
-/// Connections of an HTTP/2 client; each has its share of [`CONCURRENCY`] as streams.
+/// Likewise of 1 MiB.
+const LARGE_CONCURRENCY: usize = 16;
+/// Connections of an HTTP/2 client; each has its share of the requests under way as streams.
 const HTTP2_CONNECTIONS: usize = 8;
+/// Likewise for 1 MiB: several bodies share a connection.
+const LARGE_HTTP2_CONNECTIONS: usize = 4;
+/// What is asked for, but for [`crate::origin::LARGE_PATH`].
+const SMALL_PATH: &str = "/items/42?page=1";
 
 /// The load generators.
 #[derive(Debug)]
@@ -36,9 +42,24 @@ pub(crate) enum Load {
     Upload,
     /// HTTP/2, 1 KiB back.
     Http2,
+    /// HTTP/2, 1 MiB back.
+    Http2Download,
+    /// HTTP/2, 1 MiB sent.
+    Http2Upload,
     /// A unary gRPC call of 64 bytes, the same back.
     Grpc,
 }
+
+/// How an HTTP/2 client spreads its requests.
+#[derive(Clone, Copy, Debug)]
+struct Streams {
+    connections: usize,
+    each: usize,
+}
+
+const SMALL_STREAMS: Streams = Streams { connections: HTTP2_CONNECTIONS, each: CONCURRENCY / HTTP2_CONNECTIONS };
+const LARGE_STREAMS: Streams =
+    Streams { connections: LARGE_HTTP2_CONNECTIONS, each: LARGE_CONCURRENCY / LARGE_HTTP2_CONNECTIONS };
 
 /// What a load did.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +93,7 @@ impl Tools {
         let mut message = vec![0, 0, 0, 0, 64];
         message.resize(5 + 64, b'm');
         std::fs::write(folder.join("message"), message)?;
+        std::fs::write(folder.join("large"), vec![b'x'; crate::origin::LARGE])?;
         let script = format!(
             "wrk.method = 'POST'\nwrk.body = string.rep('x', {})\nwrk.headers['content-type'] = 'text/plain'\n",
             crate::origin::LARGE
@@ -104,16 +126,27 @@ impl Tools {
     /// Runs a load for `time`.
     pub(crate) fn run(&self, load: Load, to: SocketAddr, time: Duration) -> Result<Done> {
         match load {
-            Load::Small => self.wrk(CONCURRENCY, &[], &format!("http://{to}/items/42?page=1"), time),
-            Load::Download => self.wrk(16, &[], &format!("http://{to}{}", crate::origin::LARGE_PATH), time),
+            Load::Small => self.wrk(CONCURRENCY, &[], &format!("http://{to}{SMALL_PATH}"), time),
+            Load::Download => {
+                self.wrk(LARGE_CONCURRENCY, &[], &format!("http://{to}{}", crate::origin::LARGE_PATH), time)
+            }
             Load::Upload => {
                 let script = self.folder.join("upload.lua").display().to_string();
-                self.wrk(16, &["-s", &script], &format!("http://{to}/upload"), time)
+                self.wrk(LARGE_CONCURRENCY, &["-s", &script], &format!("http://{to}/upload"), time)
             }
-            Load::Http2 => self.h2load(&[], to, time),
+            Load::Http2 => self.h2load(SMALL_STREAMS, &[], &format!("http://{to}{SMALL_PATH}"), time),
+            Load::Http2Download => {
+                self.h2load(LARGE_STREAMS, &[], &format!("http://{to}{}", crate::origin::LARGE_PATH), time)
+            }
+            Load::Http2Upload => {
+                let body = self.folder.join("large").display().to_string();
+                let more = ["-d", &body, "-H", "content-type: text/plain"];
+                self.h2load(LARGE_STREAMS, &more, &format!("http://{to}/upload"), time)
+            }
             Load::Grpc => {
                 let message = self.folder.join("message").display().to_string();
-                self.h2load(&["-d", &message, "-H", "content-type: application/grpc", "-H", "te: trailers"], to, time)
+                let more = ["-d", &message, "-H", "content-type: application/grpc", "-H", "te: trailers"];
+                self.h2load(SMALL_STREAMS, &more, &format!("http://{to}{SMALL_PATH}"), time)
             }
         }
     }
@@ -121,7 +154,7 @@ impl Tools {
     /// Sends so many small HTTP/1.1 requests, however long that takes; all must be answered.
     pub(crate) fn count(&self, requests: u64, to: SocketAddr) -> Result<()> {
         let mut command = Command::new(&self.h2load);
-        command.args(["--h1", "-t1", "-c16", "-n", &requests.to_string()]).arg(format!("http://{to}/items/42?page=1"));
+        command.args(["--h1", "-t1", "-c16", "-n", &requests.to_string()]).arg(format!("http://{to}{SMALL_PATH}"));
         let done = parse_h2load(&output(&mut command)?)?;
         if done.requests == requests { Ok(()) } else { bail!("{} of {requests} requests were answered", done.requests) }
     }
@@ -140,11 +173,11 @@ impl Tools {
         parse_wrk(&output(&mut command)?)
     }
 
-    fn h2load(&self, more: &[&str], to: SocketAddr, time: Duration) -> Result<Done> {
+    fn h2load(&self, streams: Streams, more: &[&str], url: &str, time: Duration) -> Result<Done> {
         let mut command = Command::new(&self.h2load);
-        let streams = CONCURRENCY / HTTP2_CONNECTIONS;
-        command.args(["-t1", &format!("-c{HTTP2_CONNECTIONS}"), &format!("-m{streams}")]);
-        command.args(["-D", &time.as_secs().max(1).to_string()]).args(more).arg(format!("http://{to}/items/42?page=1"));
+        let Streams { connections, each } = streams;
+        command.args(["-t1", &format!("-c{connections}"), &format!("-m{each}")]);
+        command.args(["-D", &time.as_secs().max(1).to_string()]).args(more).arg(url);
         parse_h2load(&output(&mut command)?)
     }
 }

@@ -170,7 +170,7 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize>
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// The small answer, or a unary gRPC call's: the message back, `grpc-status` in the trailers.
+/// As over HTTP/1.1, once the body has come; or a unary gRPC call's: the message back, `grpc-status` in the trailers.
 async fn answer_http2(
     request: Request<Incoming>,
     counts: Arc<[AtomicU64; 2]>,
@@ -179,7 +179,13 @@ async fn answer_http2(
     counts[arm].fetch_add(1, Relaxed);
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/grpc");
     if !grpc {
-        let body = Full::new(Bytes::from_static(&[b'x'; SMALL])).boxed();
+        let large = request.uri().path() == LARGE_PATH;
+        let mut sent = request.into_body();
+        while let Some(frame) = sent.frame().await {
+            frame?;
+        }
+        let body: &[u8] = if large { &[b'x'; LARGE] } else { &[b'x'; SMALL] };
+        let body = Full::new(Bytes::from_static(body)).boxed();
         return Ok(Response::builder().header(header::CONTENT_TYPE, "application/json").body(body).expect("valid"));
     }
     let message = request.into_body().collect().await?.to_bytes();
