@@ -18,6 +18,7 @@ pub mod forward;
 pub mod gate;
 pub mod h1;
 pub mod http2;
+pub mod interim;
 pub mod limits;
 pub mod listener;
 pub mod mirror;

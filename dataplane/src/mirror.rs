@@ -241,7 +241,7 @@ async fn exchange(
 ) -> Option<u16> {
     for fresh in [false, true] {
         let mut lease = upstream.lease(version, connect_timeout, fresh).await.ok()?;
-        let mut response = match lease.send(request).await {
+        let mut response = match lease.send(request, None).await {
             Ok(response) => response,
             // A pooled connection that the endpoint had closed.
             Err(SendError::Unsent(unsent)) => {

@@ -18,6 +18,7 @@ use routing::{Arm, Choice, Flag, Port, Protocol, retry};
 use crate::body::{Incoming, Passing, RequestBody, ResponseBody, grpc_status};
 use crate::error::ProxyError;
 use crate::forward::Client;
+use crate::interim::Interims;
 use crate::mirror::Copy;
 use crate::record::Record;
 use crate::replay::Spare;
@@ -34,12 +35,13 @@ const MAX_ENDPOINTS: usize = 3;
 /// Latency that a failed connection counts as, so that an endpoint that fails fast does not attract requests.
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
 
-/// Answers one request.
+/// Answers one request; `interims` gets what an endpoint says before its answer.
 pub async fn handle(
     worker: &Worker,
     slot: &Slot,
     client: &Client,
     mut request: Request<Incoming>,
+    interims: &Interims,
 ) -> Response<ResponseBody> {
     let view = slot.current();
     let route = &view.port.route;
@@ -67,7 +69,8 @@ pub async fn handle(
     let connects = forward::connects(request.extensions());
     let answer = {
         // Pinned here, and so held once: every move of a future is one more copy of it in the futures around it.
-        let exchange = pin!(exchange(worker, &view, (arm, keyed.key), decision.as_ref(), client, request, &mut record));
+        let asker = (client, interims);
+        let exchange = pin!(exchange(worker, &view, (arm, keyed.key), decision.as_ref(), asker, request, &mut record));
         match deadline {
             None => exchange.await,
             Some(deadline) => tokio::time::timeout_at(deadline, exchange).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -171,7 +174,7 @@ async fn exchange(
     view: &PortView,
     (mut arm, key): (Arm, Option<u64>),
     decision: Option<&Decision>,
-    client: &Client,
+    (client, interims): (&Client, &Interims),
     request: Request<Incoming>,
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), ProxyError> {
@@ -221,11 +224,14 @@ async fn exchange(
             continue;
         };
         record.attempt(arm, view.arm(arm), &upstream, worker.registry());
-        let attempt = pin!(attempt(&upstream, version, view.port.route.connect_timeout, request));
+        let attempt = pin!(attempt(&upstream, version, view.port.route.connect_timeout, request, interims));
         let answer = Spare::in_time(spare, attempt).await.unwrap_or_else(|| {
             upstream.observe(FAILURE_LATENCY);
             Err(Failure::Final(ProxyError::Timeout))
         });
+        if let Some(retries) = retries.as_ref().filter(|_| interims.passed()) {
+            retries.spoken();
+        }
         let spare = match answer {
             Ok((response, lease)) => {
                 let Some(spare) = spare else { return Ok((response, lease)) };
@@ -341,6 +347,7 @@ async fn attempt(
     version: Version,
     timeout: Duration,
     mut request: Request<RequestBody>,
+    interims: &Interims,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let mut fresh = false;
     loop {
@@ -355,7 +362,7 @@ async fn attempt(
         };
         let copy = if lease.reused() { replayable(&request) } else { None };
         let begun = Instant::now();
-        let error = match lease.send(request).await {
+        let error = match lease.send(request, Some(interims)).await {
             Ok(response) => {
                 upstream.observe(begun.elapsed());
                 return Ok((response, lease));
@@ -370,9 +377,9 @@ async fn attempt(
             }
             (SendError::Failed(ProxyError::BadAnswer), _) => return Err(Failure::Final(ProxyError::BadAnswer)),
             // There is a copy only of what went over a pooled connection.
-            (SendError::Refused | SendError::Failed(_), Some(copy)) => copy,
-            (SendError::Refused, None) => return Err(Failure::Refused),
-            (SendError::Failed(error), None) => {
+            (SendError::Refused | SendError::Failed(_), Some(copy)) if !interims.passed() => copy,
+            (SendError::Refused, _) => return Err(Failure::Refused),
+            (SendError::Failed(error), _) => {
                 if error == ProxyError::Reset {
                     upstream.observe(FAILURE_LATENCY);
                 }

@@ -23,6 +23,7 @@ use crate::body::{self, ResponseBody};
 use crate::forward::Client;
 use crate::h1::relay;
 use crate::http2::{self, frame::PREFACE};
+use crate::interim::Interims;
 use crate::proxy;
 use crate::sight::refused::Refused;
 use crate::view::Slot;
@@ -104,7 +105,10 @@ async fn answer_http1(
     client: &Client,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut response = proxy::handle(worker, slot, client, request.map(body::Incoming::Http1)).await;
+    let request = request.map(body::Incoming::Http1);
+    // hyper cannot send what comes before the answer.
+    let interims = Interims::of(&request);
+    let mut response = proxy::handle(worker, slot, client, request, &interims).await;
     *response.version_mut() = Version::HTTP_11;
     // The connection stays open for what is already on its way; the client opens its next one elsewhere.
     if worker.current_phase() >= Phase::Draining && response.status() != http::StatusCode::SWITCHING_PROTOCOLS {

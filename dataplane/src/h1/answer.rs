@@ -15,14 +15,13 @@ use crate::h1::request::Facts;
 use crate::h1::response::{self, Framing, Towards};
 use crate::h1::text::{self, HeadScan};
 use crate::h1::upload::recode;
+use crate::interim::MAX_INTERIM;
 use crate::record::Record;
 use crate::retries::Retries;
 use crate::watch::Watch;
 use crate::worker::{Phase, Worker};
 use routing::retry::Failure;
 
-/// Interim answers to one request; an endpoint that sends more is not going to answer.
-const MAX_INTERIM: u32 = 16;
 /// Bytes of a body that are sent in one go with the head.
 const WITH_HEAD: usize = 16 * 1024;
 /// Bytes that a head may grow by without moving.
@@ -103,13 +102,14 @@ pub async fn relay(
         Ok(0) | Err(_) => return Err(AnswerError::Silent),
         Ok(_) => first_byte(),
     }
-    for _ in 0..=MAX_INTERIM {
+    for heard in 0..=MAX_INTERIM {
         let length = read_head(from, received).await?;
         out.clear();
         out.reserve(received.len().min(length + WITH_HEAD) + context.added.len() + MORE);
         let head = open(context, &received[..length], out, record)?;
         received.advance(length);
         match head {
+            Opened::Interim if heard == MAX_INTERIM => break,
             Opened::Interim => {
                 if let Some(retries) = context.retries.filter(|_| !out.is_empty()) {
                     retries.spoken();

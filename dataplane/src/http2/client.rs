@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -22,6 +22,7 @@ use super::link::{Link, Opener};
 use super::stream::Error;
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
+use crate::interim::Interims;
 use crate::upstream::{STREAMS_PER_CONNECTION, SendError};
 
 /// Bytes that an endpoint may send ahead of a client.
@@ -82,12 +83,16 @@ impl Sender {
         tokio::time::timeout(FIRST_SETTINGS, said).await.unwrap_or(false)
     }
 
-    /// Sends a request and waits for the head of the answer; what is left of the request's body then is sent while the
-    /// answer is read.
+    /// Sends a request and waits for the head of the answer, of which `interims` gets what comes before it; what is left of
+    /// the request's body then is sent while the answer is read.
     ///
     /// # Errors
     /// When there is no answer.
-    pub async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(
+        &self,
+        request: Request<RequestBody>,
+        interims: Option<&Interims>,
+    ) -> Result<Response<Incoming>, SendError> {
         if request.extensions().get::<Protocol>().is_some() && !self.connects().await && !self.requests.closed() {
             return Err(SendError::Failed(ProxyError::NotSpoken));
         }
@@ -112,7 +117,15 @@ impl Sender {
                     return Poll::Ready(Err(SendError::Failed(ProxyError::ClientGone)));
                 }
             }
-            reader.poll_head(context).map_err(failed)
+            loop {
+                let head = ready!(reader.poll_head(context)).map_err(failed)?;
+                if !head.status().is_informational() {
+                    return Poll::Ready(Ok(head));
+                }
+                if let Some(interims) = interims {
+                    interims.pass(head);
+                }
+            }
         });
         let (parts, ()) = answer.await?.into_parts();
         let body = Receiving::new(&parts.headers, reader, sending);
@@ -125,6 +138,8 @@ impl Sender {
 fn failed(error: Error) -> SendError {
     match error {
         Error::Reset(Reason::REFUSED_STREAM) | Error::Unprocessed => SendError::Refused,
-        Error::Reset(_) | Error::Fault(_) | Error::Closed => SendError::Failed(ProxyError::Reset),
+        // What it sent is no answer.
+        Error::Fault(_) => SendError::Failed(ProxyError::BadAnswer),
+        Error::Reset(_) | Error::Closed => SendError::Failed(ProxyError::Reset),
     }
 }

@@ -82,7 +82,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The head of the answer.
+    /// The head of the answer, after those that come before it (1xx).
     ///
     /// # Errors
     /// When there is none.
@@ -116,6 +116,11 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// Sends a head that comes before the answer's (1xx), once there is room for it.
+    pub fn poll_inform(&self, context: &Context<'_>, head: &Response<()>) -> Poll<Result<(), Error>> {
+        self.link.borrow_mut().poll_inform(self.number, context, head)
+    }
+
     /// Sends the head of an answer.
     ///
     /// # Errors

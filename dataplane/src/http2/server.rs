@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
@@ -24,6 +24,7 @@ use super::resets::Resets;
 use super::stream::Error;
 use crate::body::{Incoming, ResponseBody};
 use crate::forward::Client;
+use crate::interim::Interims;
 use crate::proxy;
 use crate::record::cut;
 use crate::sight::refused::Refused;
@@ -111,9 +112,14 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     let bodiless = parts.method == Method::HEAD;
     let body = Incoming::Http2(Receiving::new(&parts.headers, reader, None));
     let request = Request::from_parts(parts, body);
+    let interims = Interims::of(&request);
+    let inform = |context: &mut Context<'_>| {
+        // Who does not take them any more is told of elsewhere.
+        interims.poll_each(|head| writer.poll_inform(context, head).map(drop))
+    };
     let handled = async {
         match refusal(worker, slot, client, &request, too_large) {
-            None => proxy::handle(worker, slot, client, request).await,
+            None => proxy::handle(worker, slot, client, request, &interims).await,
             Some(refusal) => refusal,
         }
     };
@@ -123,11 +129,17 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
         Poll::Ready(error) => Poll::Ready(Err(error)),
         Poll::Pending => {
             begun = true;
-            handled.as_mut().as_pin_mut().expect("it is dropped after this").poll(context).map(Ok)
+            let polled = handled.as_mut().as_pin_mut().expect("it is dropped after this").poll(context);
+            // Those that find no room now do below, or when this task is woken for it.
+            let _ = inform(context);
+            polled.map(Ok)
         }
     });
     match (answer.await, begun) {
-        (Ok(answer), _) => send(writer, answer, bodiless).await,
+        (Ok(answer), _) => {
+            poll_fn(inform).await;
+            send(writer, answer, bodiless).await;
+        }
         (Err(error), begun) => {
             resets.reset(Instant::now());
             match (error, begun) {

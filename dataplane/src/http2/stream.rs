@@ -1,6 +1,7 @@
 //! One stream as its connection keeps it (RFC 9113 §5.1): what came of it and was not taken yet, what may be sent, who waits.
 //! Bounded by its window and by the size of a field list. Pure.
 
+use std::collections::VecDeque;
 use std::task::{Context, Waker};
 
 use http::{HeaderMap, Response};
@@ -41,6 +42,9 @@ pub struct Stream {
     pub(super) awaited: bool,
     /// An answer to HEAD, which has no body whatever its length says (RFC 9110 §8.6).
     pub(super) bodiless: bool,
+    /// What came before the head of an answer (1xx) and was not taken yet, and how many did in all.
+    pub(super) interims: VecDeque<Response<()>>,
+    pub(super) interim_count: u32,
     pub(super) head: Option<Response<()>>,
     pub(super) data: Vec<u8>,
     pub(super) trailers: Option<HeaderMap>,
@@ -67,6 +71,8 @@ impl Stream {
         Self {
             awaited,
             bodiless: false,
+            interims: VecDeque::new(),
+            interim_count: 0,
             head: None,
             data: Vec::new(),
             trailers: None,

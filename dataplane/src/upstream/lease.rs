@@ -3,13 +3,14 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, header};
 use hyper::client::conn::http1;
 
 use super::{Idle, MAX_IDLE, Shared, Ticket, Upstream};
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
 use crate::gate::Kind;
+use crate::interim::{Heard, Interims};
 
 /// A connection that one request may use.
 #[derive(Debug)]
@@ -43,22 +44,18 @@ impl Lease {
         self.reused
     }
 
-    /// Sends the request and waits for the head of the answer.
+    /// Sends the request and waits for the head of the answer, of which `interims` gets what comes before it.
     ///
     /// # Errors
     /// With the request inside if none of it was sent.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        interims: Option<&Interims>,
+    ) -> Result<Response<Incoming>, SendError> {
         match self.connection.as_mut().expect("a lease has a connection until it is given back") {
-            Connection::Http1(sender, _) => match sender.try_send_request(request).await {
-                Ok(response) => Ok(response.map(Incoming::Http1)),
-                Err(mut error) => Err(match error.take_message() {
-                    Some(unsent) => SendError::Unsent(Box::new(unsent)),
-                    None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
-                    None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
-                    None => SendError::Failed(ProxyError::Reset),
-                }),
-            },
-            Connection::Http2(shared) => shared.sender.send(request).await,
+            Connection::Http1(sender, _) => send_http1(sender, request, interims).await,
+            Connection::Http2(shared) => shared.sender.send(request, interims).await,
         }
     }
 
@@ -75,6 +72,35 @@ impl Lease {
         {
             self.upstream.idle.borrow_mut().push(Idle { sender, ticket, since: Instant::now() });
         }
+    }
+}
+
+async fn send_http1(
+    sender: &mut http1::SendRequest<RequestBody>,
+    mut request: Request<RequestBody>,
+    interims: Option<&Interims>,
+) -> Result<Response<Incoming>, SendError> {
+    let switches = request.headers().contains_key(header::UPGRADE);
+    let answer = match interims {
+        None => sender.try_send_request(request).await,
+        Some(interims) => {
+            let heard = Heard::of(&mut request);
+            let answer = heard.until(sender.try_send_request(request), interims).await;
+            answer.ok_or(SendError::Failed(ProxyError::BadAnswer))?
+        }
+    };
+    match answer {
+        // Nobody has asked for it.
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switches => {
+            Err(SendError::Failed(ProxyError::BadAnswer))
+        }
+        Ok(response) => Ok(response.map(Incoming::Http1)),
+        Err(mut error) => Err(match error.take_message() {
+            Some(unsent) => SendError::Unsent(Box::new(unsent)),
+            None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
+            None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
+            None => SendError::Failed(ProxyError::Reset),
+        }),
     }
 }
 

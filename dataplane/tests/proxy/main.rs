@@ -11,6 +11,7 @@ mod frames;
 mod grpc;
 mod hostile;
 mod http2;
+mod interim;
 mod life;
 mod limits;
 mod mirror;

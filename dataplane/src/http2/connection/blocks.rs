@@ -6,6 +6,7 @@ use super::super::frame::{self, Head, Reason, flag};
 use super::super::head::{self, Fields, Protocol};
 use super::super::stream::{Error, Half, Stream};
 use super::{Accepted, Connection, Drain, Role};
+use crate::interim::MAX_INTERIM;
 
 /// CONTINUATION frames of one block, beside one for each [`CONTINUATION_BYTES`] that it may have.
 const CONTINUATIONS: usize = 16;
@@ -122,14 +123,22 @@ impl Connection {
     }
 }
 
-/// The head of an answer came; those before the last one (1xx) are not passed on.
+/// The head of an answer came, or one before it (1xx), of which there are not many.
 fn answered(stream: &mut Stream, fields: Fields, end: bool) -> Result<(), Reason> {
     if fields.too_large() {
         return Err(Reason::PROTOCOL_ERROR);
     }
     let response = fields.response().map_err(|_| Reason::PROTOCOL_ERROR)?;
     if response.status().is_informational() {
-        return if end { Err(Reason::PROTOCOL_ERROR) } else { Ok(()) };
+        stream.interim_count += 1;
+        if end || stream.interim_count > MAX_INTERIM {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if stream.read_held {
+            stream.interims.push_back(response);
+            stream.wake(Half::Reading);
+        }
+        return Ok(());
     }
     let bodiless = stream.bodiless || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = head::content_length(response.headers()).map_err(|_| Reason::PROTOCOL_ERROR)?;

@@ -46,12 +46,34 @@ impl Connection {
     /// When the stream does not go on.
     pub fn respond(&mut self, number: u32, response: &Response<()>, end: bool) -> Result<(), Error> {
         self.sending(number)?.sent = end;
-        self.block(number, end, |out| {
-            encode::status(out, response.status());
-            encode::fields(out, response.headers());
-        });
+        self.answer_head(number, response, end);
         self.settle(number);
         Ok(())
+    }
+
+    /// Sends a head that comes before the answer's (1xx); ready when there was room for it.
+    ///
+    /// # Errors
+    /// When the stream does not go on.
+    pub fn poll_inform(&mut self, number: u32, context: &Context<'_>, head: &Response<()>) -> Poll<Result<(), Error>> {
+        let full = self.out.len() >= ROOM;
+        let stream = self.sending(number)?;
+        if full {
+            stream.wait(Half::Writing, context);
+            if !std::mem::replace(&mut stream.blocked, true) {
+                self.blocked.push_back(number);
+            }
+            return Poll::Pending;
+        }
+        self.answer_head(number, head, false);
+        Poll::Ready(Ok(()))
+    }
+
+    fn answer_head(&mut self, number: u32, head: &Response<()>, end: bool) {
+        self.block(number, end, |out| {
+            encode::status(out, head.status());
+            encode::fields(out, head.headers());
+        });
     }
 
     /// Sends what follows a body; the stream is over on this side.

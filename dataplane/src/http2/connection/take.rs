@@ -11,10 +11,10 @@ use super::super::stream::{Error, Half};
 use super::Connection;
 
 impl Connection {
-    /// The head of the answer.
+    /// The head of the answer, after those that come before it (1xx).
     pub fn poll_head(&mut self, number: u32, context: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
         let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(Err(Error::Closed)) };
-        if let Some(head) = stream.head.take() {
+        if let Some(head) = stream.interims.pop_front().or_else(|| stream.head.take()) {
             return Poll::Ready(Ok(head));
         }
         if let Some(error) = stream.error {

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use super::super::frame::{self, HEAD, Head, Reason, flag, kind};
 use super::super::stream::{Error, Half};
 use super::{CONGESTED, Config, Connection, ROOM, Role};
+use crate::interim::MAX_INTERIM;
 
 const CONFIG: Config =
     Config { stream_window: 100_000, window: 200_000, field_list: 10_000, streams: 3, connects: true, faults: 4 };
@@ -414,8 +415,9 @@ fn a_client_opens_no_more_streams_than_it_may() {
     for _ in 0..3 {
         assert_eq!(client.may_open(&Context::from_waker(&waker)), None);
     }
-    // What is informational is not the answer.
+    // What is informational comes before the answer.
     client.receive(&frame(kind::HEADERS, 4, stream, &[0x08, 3, b'1', b'0', b'3']));
+    assert!(matches!(client.poll_head(stream, &noop()), Poll::Ready(Ok(head)) if head.status() == 103));
     assert!(client.poll_head(stream, &noop()).is_pending());
     client.receive(&frame(kind::HEADERS, 5, stream, &[0x88]));
     assert_eq!((woken.0.load(SeqCst), client.may_open(&noop())), (1, Some(true)));
@@ -479,4 +481,31 @@ fn a_broken_connection_is_told_to_all_its_streams() {
     assert!(matches!(server.poll_frame(1, &noop()), Poll::Ready(Some(Err(Error::Closed)))));
     assert!(matches!(server.poll_reset(1, &noop()), Poll::Ready(Error::Closed)));
     assert!(server.out.is_empty());
+}
+
+#[test]
+fn interim_answers_are_bounded_and_wait_for_room() {
+    let mut client = Connection::new(Role::Client, CONFIG);
+    let request = Request::get("http://web/").body(()).unwrap();
+    let stream = client.open(&request, true);
+    client.flushed();
+    let hint = frame(kind::HEADERS, 4, stream, &[0x08, 3, b'1', b'0', b'3']);
+    (0..MAX_INTERIM).for_each(|_| client.receive(&hint));
+    assert!(resets(&mut client).is_empty());
+    client.receive(&hint);
+    assert_eq!(resets(&mut client), [(stream, Reason::PROTOCOL_ERROR)]);
+    (0..MAX_INTERIM).for_each(|_| assert!(matches!(client.poll_head(stream, &noop()), Poll::Ready(Ok(_)))));
+    assert!(matches!(client.poll_head(stream, &noop()), Poll::Ready(Err(Error::Fault(_)))));
+
+    let mut server = server();
+    server.receive(&opening(1, 1));
+    let (hint, woken) = (Response::builder().status(103).body(()).unwrap(), Arc::new(Count::default()));
+    let waker = Waker::from(Arc::clone(&woken));
+    server.out = vec![0; ROOM];
+    assert!(server.poll_inform(1, &Context::from_waker(&waker), &hint).is_pending());
+    server.flushed();
+    assert_eq!(woken.0.load(SeqCst), 1);
+    assert!(server.poll_inform(1, &noop(), &hint).is_ready());
+    assert!(server.respond(1, &Response::new(()), true).is_ok());
+    assert_eq!(said(&mut server).iter().map(|(head, _)| head.flags).collect::<Vec<_>>(), [4, 5]);
 }
