@@ -11,6 +11,7 @@ use http::header::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::task::spawn_local;
 
+use super::connection::TURN;
 use super::frame::Reason;
 use super::head::content_length;
 use super::link::{Reader, Writer};
@@ -138,13 +139,19 @@ where
     }
 
     fn pass(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let mut turn = TURN;
         loop {
             if let Some(data) = &mut self.waiting {
-                let end = self.body.is_end_stream();
+                let (end, count) = (self.body.is_end_stream(), data.len());
                 ready!(self.stream.poll_send(context, data, end)).map_err(|_| Broken::Peer)?;
                 self.waiting = None;
                 if end {
                     return Poll::Ready(Ok(()));
+                }
+                turn = turn.saturating_sub(count);
+                if turn == 0 {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
             match ready!(Pin::new(&mut self.body).poll_frame(context)) {

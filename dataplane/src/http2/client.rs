@@ -16,6 +16,7 @@ use tokio::task::spawn_local;
 use super::body::{Broken, Receiving, Sending};
 use super::connection::{Config, Connection, Role};
 use super::driver::{Driver, silent};
+use super::flow;
 use super::frame::Reason;
 use super::head::Protocol;
 use super::link::{Link, Opener};
@@ -25,13 +26,12 @@ use crate::error::ProxyError;
 use crate::interim::Interims;
 use crate::upstream::{STREAMS_PER_CONNECTION, SendError};
 
-/// Bytes that an endpoint may send ahead of a client.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// What an endpoint may do: send as much ahead on all streams of a connection together, so that clients who take nothing
-/// hold up nobody else, and a head of 64 KiB.
+/// What an endpoint may do: send ahead on all streams of a connection, so that clients who take nothing hold up nobody else,
+/// and a head of 64 KiB.
 const CONFIG: Config = Config {
-    stream_window: STREAM_WINDOW,
-    window: STREAM_WINDOW * STREAMS_PER_CONNECTION,
+    stream_window: flow::FIRST,
+    growth: flow::GROWTH,
+    window: flow::window(STREAMS_PER_CONNECTION),
     field_list: 64 * 1024,
     // It opens none.
     streams: 0,

@@ -3,7 +3,7 @@
 //! (framing, bodies), `blocks` (heads), `control` (the connection's own); for those who use it: `take`, `send`; `life` begins and
 //! ends streams.
 //!
-//! Bounded: what is received and not taken by the windows, a field block by [`Config::field_list`], what waits to be sent by
+//! Bounded: what is received and not taken by the connection's window, what was taken and is not passed on by a piece a stream, a field block by [`Config::field_list`], what waits to be sent by
 //! [`ROOM`] and, past that, by reading nothing more ([`Connection::congested`]).
 
 mod blocks;
@@ -21,13 +21,15 @@ use std::task::Waker;
 
 use http::Request;
 
-use super::flow::{Receiving, Sending};
+use super::flow::{Growth, Receiving, Sending};
 use super::frame::{self, DEFAULT_WINDOW, PREFACE, Reason, setting};
 use super::hpack::decode::Decoder;
 use super::stream::{Error, Half, Stream};
 
 /// Bytes that may wait to be sent before bodies wait for room.
 pub const ROOM: usize = 64 * 1024;
+/// Bytes that a body sends before others have their turn.
+pub const TURN: usize = frame::MAX_PAYLOAD;
 /// Bytes that may wait before nothing more is read: the other end asks for answers, and takes none.
 const CONGESTED: usize = 2 * ROOM;
 /// Streams that are opened before the other end has said how many it takes.
@@ -45,8 +47,10 @@ pub enum Role {
 /// What the other end may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Bytes that it may send ahead on one stream.
+    /// Bytes that it may send ahead on one stream at first.
     pub stream_window: u32,
+    /// Bytes by which this grows, on all of them together, for those that are passed on as fast as they come.
+    pub growth: u32,
     /// Bytes that it may send ahead on all of them.
     pub window: u32,
     /// Bytes of a field list that are kept (§6.5.2).
@@ -102,6 +106,7 @@ pub struct Connection {
     data: Option<receive::Data>,
     block: Option<blocks::Block>,
     window: Receiving,
+    growth: Growth,
     may_send: Sending,
     peer: Peer,
     /// Last stream that the other end opened.
@@ -205,6 +210,7 @@ impl Connection {
             data: None,
             block: None,
             window: Receiving::new(config.window),
+            growth: Growth::new(config.growth),
             may_send: Sending::new(DEFAULT_WINDOW),
             peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: FIRST_STREAMS, connects: None },
             last: 0,

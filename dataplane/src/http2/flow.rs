@@ -1,6 +1,54 @@
 //! Flow control (RFC 9113 §5.2 and §6.9): what the other end may still send, and what may be sent to it. Pure.
+//!
+//! A stream begins with a small window. It grows while what comes is passed on as fast, out of what the connection has for
+//! that: so streams that stall hold little, and the connection's window has room for all of them and one more.
 
-use super::frame::MAX_WINDOW;
+use super::frame::{DEFAULT_WINDOW, MAX_WINDOW};
+
+/// Bytes that may come ahead on a stream at its beginning.
+pub const FIRST: u32 = DEFAULT_WINDOW;
+/// Bytes that windows of streams may grow by, all of a connection's together: two uploads or a few at full speed.
+pub const GROWTH: u32 = 2 * 1024 * 1024;
+/// The largest window of a stream, doubled four times: 1 ms of 8 Gbit/s, or 20 ms of 400 Mbit/s.
+const MOST: u32 = 16 * FIRST;
+/// Less is not worth growing by.
+const LEAST: u32 = 16 * 1024;
+/// Bytes taken that are given back at the latest: what a large window holds back is no more than this.
+const STEP: u32 = 128 * 1024;
+/// The largest window of a connection, whatever the streams that it may have open.
+const CAP: u32 = 32 * 1024 * 1024;
+
+/// The window of a connection: `streams` may hold all of theirs, with what they have grown by, and there is still as much as
+/// keeps another one going. Past [`CAP`] this holds for as many as fit, 476.
+#[must_use]
+pub const fn window(streams: u32) -> u32 {
+    let all = streams.saturating_mul(FIRST).saturating_add(GROWTH + 2 * STEP);
+    if all < CAP { all } else { CAP }
+}
+
+/// What the windows of a connection's streams may still grow by.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth(u32);
+
+impl Growth {
+    /// So many bytes.
+    #[must_use]
+    pub fn new(bytes: u32) -> Self {
+        Self(bytes)
+    }
+
+    /// Takes as much of `wanted` as there is.
+    fn lend(&mut self, wanted: u32) -> u32 {
+        let lent = if self.0 < LEAST { 0 } else { wanted.min(self.0) };
+        self.0 -= lent;
+        lent
+    }
+
+    /// What a stream has grown by comes back: it is no more.
+    pub fn give_back(&mut self, window: Receiving) {
+        self.0 += window.grown;
+    }
+}
 
 /// What the other end may send, of one stream or of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -9,13 +57,17 @@ pub struct Receiving {
     left: u32,
     /// Taken, and not given back yet.
     taken: u32,
+    /// Taken since it has grown.
+    since: u32,
+    /// Part of `size` that was lent by [`Growth`].
+    grown: u32,
 }
 
 impl Receiving {
     /// A window of `size` bytes.
     #[must_use]
     pub fn new(size: u32) -> Self {
-        Self { size, left: size, taken: 0 }
+        Self { size, left: size, taken: 0, since: 0, grown: 0 }
     }
 
     /// So many bytes came; false if that is more than was allowed.
@@ -26,15 +78,33 @@ impl Receiving {
         left.is_some()
     }
 
-    /// So many bytes were taken; what is to be given back now, if it is worth a frame: half of the window.
+    /// So many bytes were taken; what is to be given back now, if it is worth a frame: half of the window, or [`STEP`].
     #[must_use]
     pub fn take(&mut self, bytes: u32) -> Option<u32> {
         self.taken += bytes;
-        if self.taken < self.size.div_ceil(2) {
+        self.since = self.since.saturating_add(bytes);
+        if self.taken < self.size.div_ceil(2).min(STEP) {
             return None;
         }
         self.left += self.taken;
         Some(std::mem::take(&mut self.taken))
+    }
+
+    /// Doubles, as far as `growth` goes, if what was taken has been passed on and nothing waits; what is to be given for it.
+    /// Not before half of the window was, and more than [`FIRST`]: so much most endpoints let come before they look at it.
+    /// Not if all that is `to_come`, where that is known, may come anyway.
+    #[must_use]
+    pub fn grow(&mut self, growth: &mut Growth, to_come: Option<u64>) -> u32 {
+        let known = to_come.is_some_and(|bytes| bytes <= u64::from(self.left + self.taken));
+        if self.size >= MOST || self.since <= FIRST.max(self.size / 2) || known {
+            return 0;
+        }
+        self.since = 0;
+        let more = growth.lend(self.size.min(MOST - self.size));
+        self.size += more;
+        self.left += more;
+        self.grown += more;
+        more
     }
 }
 
@@ -79,6 +149,73 @@ mod tests {
         assert_eq!((window.take(4), window.take(2)), (None, Some(6)));
         assert!(window.receive(6));
         assert!(!window.receive(1));
+    }
+
+    /// Passes so many bytes through the window, which may grow before that; what it has grown by.
+    fn passed(window: &mut Receiving, growth: &mut Growth, bytes: u32) -> u32 {
+        let more = window.grow(growth, None);
+        assert!(window.receive(bytes));
+        let _ = window.take(bytes);
+        more
+    }
+
+    #[test]
+    fn a_window_doubles_up_to_its_most_while_what_comes_is_passed_on() {
+        let (mut growth, mut window) = (Growth::new(GROWTH), Receiving::new(FIRST));
+        assert_eq!(passed(&mut window, &mut growth, FIRST), 0, "nothing was passed on yet");
+        assert_eq!(passed(&mut window, &mut growth, 1), 0, "an endpoint that does not look may have taken it");
+        let mut grown = Vec::new();
+        for _ in 0..5 {
+            grown.push(window.grow(&mut growth, None));
+            let half = window.size / 2 + 1;
+            assert!(window.receive(half));
+            let _ = window.take(half);
+        }
+        assert_eq!(grown, [65_535, 131_070, 262_140, 524_280, 0]);
+        assert_eq!(window.size, MOST);
+    }
+
+    #[test]
+    fn no_window_grows_further_than_there_is_growth() {
+        let mut growth = Growth::new(100_000);
+        let grown = |growth: &mut Growth| {
+            let mut window = Receiving::new(FIRST);
+            (0..10).for_each(|_| _ = passed(&mut window, growth, FIRST));
+            window
+        };
+        let windows = [grown(&mut growth), grown(&mut growth)];
+        assert_eq!((windows.map(|window| window.size - FIRST), growth.0), ([100_000, 0], 0));
+        growth.give_back(windows[0]);
+        assert_eq!(growth.0, 100_000);
+        growth.0 = LEAST - 1;
+        assert_eq!((grown(&mut growth).size, growth.0), (FIRST, LEAST - 1), "crumbs are left");
+    }
+
+    #[test]
+    fn a_window_does_not_grow_for_what_may_come_anyway() {
+        let (mut growth, mut window) = (Growth::new(GROWTH), Receiving::new(FIRST));
+        passed(&mut window, &mut growth, FIRST);
+        passed(&mut window, &mut growth, 10);
+        assert_eq!(window.grow(&mut growth, Some(FIRST.into())), 0);
+        assert_eq!(window.grow(&mut growth, Some(u64::from(FIRST) + 1)), FIRST);
+    }
+
+    #[test]
+    fn a_large_window_holds_back_no_more_than_a_step() {
+        let mut window = Receiving::new(CAP);
+        assert_eq!((window.take(STEP - 1), window.take(1)), (None, Some(STEP)));
+    }
+
+    /// The promise of [`window`], at its worst: all but one hold everything that they may, and as much of the connection's
+    /// window as can be was taken and is not given back.
+    #[test]
+    fn all_streams_but_one_may_stall() {
+        for streams in [1, 2, 100, 250, 476] {
+            let held = (streams - 1) * FIRST + GROWTH;
+            let left = window(streams) - held - (STEP - 1);
+            assert!(left > STEP + FIRST, "{streams} streams: {left}");
+        }
+        assert_eq!((window(477), window(10_000), window(u32::MAX)), (CAP, CAP, CAP));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 use super::body::{Receiving, Sending};
 use super::connection::{Accepted, Config, Connection, Role};
 use super::driver::{Driver, silent};
+use super::flow;
 use super::frame::Reason;
 use super::link::{self, Link, Writer};
 use super::resets::Resets;
@@ -33,10 +34,6 @@ use crate::worker::{Phase, Worker};
 
 /// What of a field list is kept, in multiples of the limit: a limit that is raised holds for connections that are open.
 const LIST_SCALE: usize = 2;
-/// Bytes that a client may send ahead of the endpoints, on one stream and on all of a connection: an upload that does not get on
-/// leaves room for others.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const WINDOW: u32 = 1024 * 1024;
 /// Streams that may be reset for the client's faults before the connection is given up (CVE-2025-8671).
 const FAULTS: u32 = 128;
 
@@ -44,8 +41,10 @@ const FAULTS: u32 = 128;
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, client: IpAddr) {
     let limits = worker.registry().limits().now();
     let config = Config {
-        stream_window: STREAM_WINDOW,
-        window: WINDOW,
+        // Uploads that do not get on leave room for others.
+        stream_window: flow::FIRST,
+        growth: flow::GROWTH,
+        window: flow::window(limits.streams),
         field_list: limits.header_bytes * LIST_SCALE,
         streams: limits.streams,
         // To endpoints that speak HTTP/1.1 it could not be passed on.

@@ -8,6 +8,7 @@ use http::{HeaderMap, Response};
 
 use super::flow::{Receiving, Sending};
 use super::frame::Reason;
+use super::pieces::Pieces;
 
 /// Why a stream does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +47,7 @@ pub struct Stream {
     pub(super) interims: VecDeque<Response<()>>,
     pub(super) interim_count: u32,
     pub(super) head: Option<Response<()>>,
-    pub(super) data: Vec<u8>,
+    pub(super) data: Pieces,
     pub(super) trailers: Option<HeaderMap>,
     /// What is still to come, by `content-length`.
     pub(super) length: Option<u64>,
@@ -74,7 +75,7 @@ impl Stream {
             interims: VecDeque::new(),
             interim_count: 0,
             head: None,
-            data: Vec::new(),
+            data: Pieces::default(),
             trailers: None,
             length: None,
             window: Receiving::new(window),

@@ -158,8 +158,15 @@ pub(crate) fn snapshot(data: &[u8]) {
 }
 
 /// What an HTTP/2 connection may hold, small enough to be reached.
-const CONFIG: Config =
-    Config { stream_window: 65_535, window: 70_000, field_list: 2_000, streams: 4, connects: true, faults: 8 };
+const CONFIG: Config = Config {
+    stream_window: 65_535,
+    growth: 0,
+    window: 70_000,
+    field_list: 2_000,
+    streams: 4,
+    connects: true,
+    faults: 8,
+};
 
 /// A connection ends or goes on, the same however its bytes arrive, and what it holds is bounded.
 pub(crate) fn http2_frames(data: &[u8]) {

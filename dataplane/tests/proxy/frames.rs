@@ -1,11 +1,12 @@
 //! What HTTP/2 has beyond requests and answers: resets with a reason, and answers that end before their request.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use proxy_api::v1beta1 as api;
 use tokio::net::{TcpListener, TcpStream};
@@ -132,4 +133,37 @@ async fn who_takes_nothing_holds_up_nobody_else() {
     body.send_data(vec![7; BODY].into(), true).unwrap();
     let (mut request, _respond) = within(streams.recv()).await.unwrap();
     assert_eq!(read(request.body_mut()).await.unwrap(), BODY);
+}
+
+#[tokio::test]
+async fn fifty_stalled_uploads_leave_room_for_another_one() {
+    const BODY: usize = 1024 * 1024;
+    let (bed, mut streams) = bed().await;
+    let mut client = connect(&bed).await;
+    let mut stalled = Vec::new();
+    for _ in 0..50 {
+        let (answer, mut body) = client.send_request(post(), false).unwrap();
+        let unread = within(streams.recv()).await.unwrap();
+        // The endpoint's window, and the proxy's: the next bytes wait at the client.
+        give(&mut body, 2 * 65_535).await;
+        body.reserve_capacity(BODY);
+        stalled.push((answer, body, unread));
+    }
+    let (answer, mut body) = client.send_request(post(), false).unwrap();
+    body.send_data(vec![7; BODY].into(), true).unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    assert_eq!(read(request.body_mut()).await.unwrap(), BODY);
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(within(answer).await.unwrap().status(), 200);
+}
+
+/// Sends so many bytes as fast as they are taken.
+async fn give(body: &mut SendStream<Bytes>, bytes: usize) {
+    let mut left = bytes;
+    while left > 0 {
+        body.reserve_capacity(left);
+        let may = within(poll_fn(|context| body.poll_capacity(context))).await.unwrap().unwrap().min(left);
+        body.send_data(vec![7; may].into(), false).unwrap();
+        left -= may;
+    }
 }

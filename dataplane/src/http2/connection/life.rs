@@ -93,7 +93,7 @@ impl Connection {
         self.accepted.remove(place);
         if let Some(stream) = self.streams.get_mut(&number) {
             (stream.read_held, stream.write_held) = (false, false);
-            let dropped = std::mem::take(&mut stream.data).len();
+            let dropped = stream.data.clear();
             self.give_back(dropped);
         }
         true
@@ -142,7 +142,9 @@ impl Connection {
     }
 
     fn forget(&mut self, number: u32) {
-        self.streams.remove(&number);
+        if let Some(stream) = self.streams.remove(&number) {
+            self.growth.give_back(stream.window);
+        }
         if !self.streams.is_empty() {
             return;
         }
@@ -161,7 +163,7 @@ impl Connection {
         match half {
             Half::Reading => {
                 stream.read_held = false;
-                let dropped = std::mem::take(&mut stream.data).len();
+                let dropped = stream.data.clear();
                 self.give_back(dropped);
             }
             Half::Writing => stream.write_held = false,

@@ -166,7 +166,7 @@ impl Connection {
         if let (Some(number), false) = (data.stream, content.is_empty()) {
             match self.streams.get_mut(&number).filter(|stream| stream.read_held && stream.error.is_none()) {
                 Some(stream) => {
-                    stream.data.extend_from_slice(content);
+                    stream.data.push(content);
                     stream.wake(Half::Reading);
                 }
                 None => self.give_back(content.len()),

@@ -6,14 +6,12 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Method, Request, Response};
 
-use super::super::frame::{self, HEAD, MAX_PAYLOAD, flag, kind};
+use super::super::frame::{self, HEAD, flag, kind};
 use super::super::head::Protocol;
 use super::super::hpack::encode;
 use super::super::stream::{Error, Half, Stream};
-use super::{Connection, ROOM};
+use super::{Connection, ROOM, TURN};
 
-/// Bytes that a body sends before others have their turn.
-const TURN: usize = MAX_PAYLOAD;
 /// First room: the heads of a handful of small messages.
 const FIRST_ROOM: usize = 4 * 1024;
 

@@ -1,4 +1,4 @@
-//! What is taken of a stream: heads, bodies as they came, trailers. What is taken opens the windows again.
+//! What is taken of a stream: heads, bodies piece by piece, trailers. What is taken opens the windows again.
 
 use std::task::{Context, Poll};
 
@@ -24,11 +24,10 @@ impl Connection {
         Poll::Pending
     }
 
-    /// What came of a body, all at once, or its trailers; its window is given back.
+    /// A piece of what came of a body, or its trailers; its window is given back. Who asks has passed the last one on.
     pub fn poll_frame(&mut self, number: u32, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(None) };
-        if !stream.data.is_empty() {
-            let data = std::mem::take(&mut stream.data);
+        if let Some(data) = stream.data.pop() {
             self.give_back(data.len());
             self.give_back_stream(number, data.len());
             return Poll::Ready(Some(Ok(Frame::data(data.into()))));
@@ -69,7 +68,10 @@ impl Connection {
             return;
         }
         let bytes = u32::try_from(bytes).expect("no more is held than a window");
-        if let Some(by) = stream.window.take(bytes) {
+        let keeps_up = stream.data.is_empty();
+        let more = if keeps_up { stream.window.grow(&mut self.growth, stream.length) } else { 0 };
+        let by = stream.window.take(bytes).unwrap_or(0) + more;
+        if by > 0 {
             frame::window_update(&mut self.out, number, by);
             self.wake_driver();
         }

@@ -1,6 +1,7 @@
 //! Connections without sockets: a client and a server of ours against each other, and frames by hand.
 
 mod faults;
+mod windows;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -14,8 +15,15 @@ use super::super::stream::{Error, Half};
 use super::{CONGESTED, Config, Connection, ROOM, Role};
 use crate::interim::MAX_INTERIM;
 
-const CONFIG: Config =
-    Config { stream_window: 100_000, window: 200_000, field_list: 10_000, streams: 3, connects: true, faults: 4 };
+const CONFIG: Config = Config {
+    stream_window: 100_000,
+    growth: 0,
+    window: 200_000,
+    field_list: 10_000,
+    streams: 3,
+    connects: true,
+    faults: 4,
+};
 
 /// GET / of `web` as HPACK.
 const GET: [u8; 8] = [0x82, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'];
