@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use routing::Flag;
 use tokio::time::Sleep;
 
+use crate::h1::pipe::Pipe;
 use crate::http2::body::Receiving;
 use crate::mirror::Copy;
 use crate::record::Record;
@@ -25,6 +26,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Incoming {
     /// Over HTTP/1.
     Http1(hyper::body::Incoming),
+    /// Over HTTP/1, read by the task of its connection.
+    Piped(Pipe),
     /// Over HTTP/2.
     Http2(Receiving),
 }
@@ -144,6 +147,7 @@ impl Body for Incoming {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Piped(body) => Pin::new(body).poll_frame(context),
             Self::Http2(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -151,6 +155,7 @@ impl Body for Incoming {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
+            Self::Piped(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
         }
     }
@@ -158,6 +163,7 @@ impl Body for Incoming {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
+            Self::Piped(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
     }

@@ -2,11 +2,12 @@
 //! heads copied range by range instead of built up as maps.
 //!
 //! [`request`], [`response`] and [`chunked`] read and write bytes and do no I/O; [`relay`] moves them between sockets, with
-//! [`upload`] for a request's body and [`answer`] for what comes back. What
+//! [`upload`] for a request's body and [`answer`] for what comes back; a body for an endpoint of another version goes through a [`pipe`]. What
 //! two parsers could read differently is refused, and what is passed on is written anew (RFC 9112 §11).
 
 pub mod answer;
 pub mod chunked;
+pub mod pipe;
 pub mod relay;
 pub mod request;
 pub mod response;

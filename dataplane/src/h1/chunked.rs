@@ -162,8 +162,9 @@ fn write_size(out: &mut Vec<u8>, size: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the end of a body with those of `trailers` that may stand there (RFC 9110 §6.5.1).
-pub fn write_end(out: &mut Vec<u8>, trailers: &[Header<'_>]) {
+/// Whether a field may stand in trailers (RFC 9110 §6.5.1).
+#[must_use]
+pub fn may_trail(name: &str) -> bool {
     const FORBIDDEN: [&str; 9] = [
         "transfer-encoding",
         "content-length",
@@ -175,11 +176,14 @@ pub fn write_end(out: &mut Vec<u8>, trailers: &[Header<'_>]) {
         "authorization",
         "cookie",
     ];
+    !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+}
+
+/// Appends the end of a body with those of `trailers` that may stand there.
+pub fn write_end(out: &mut Vec<u8>, trailers: &[Header<'_>]) {
     out.extend_from_slice(b"0\r\n");
-    for trailer in trailers {
-        if !FORBIDDEN.iter().any(|name| trailer.name.eq_ignore_ascii_case(name)) {
-            field(out, trailer.name.as_bytes(), trailer.value);
-        }
+    for trailer in trailers.iter().filter(|trailer| may_trail(trailer.name)) {
+        field(out, trailer.name.as_bytes(), trailer.value);
     }
     out.extend_from_slice(b"\r\n");
 }

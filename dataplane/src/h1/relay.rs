@@ -1,8 +1,10 @@
 //! One client connection, request after request: heads are read and what cannot be served is refused here; what becomes
-//! of a request is in [`exchange`] (which arm, its record, its end), how an endpoint serves it in [`attempt`].
+//! of a request is in [`exchange`] (which arm, its record, its end), how an endpoint serves it in [`attempt`]. Where endpoints speak
+//! HTTP/2, requests go through [`translate`] instead.
 
 mod attempt;
 mod exchange;
+mod translate;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use routing::{Flag, Limit};
+use routing::{Flag, Limit, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -99,11 +101,17 @@ impl Connection<'_> {
     async fn run(&mut self) {
         loop {
             let next = match self.read_head().await {
+                // Boxed: a task is as large as the largest of what it may become, and most endpoints speak HTTP/1.
+                Ok(Some(length)) if self.http2() => Box::pin(self.translate(length)).await,
                 Ok(Some(length)) => match self.open(length) {
-                    Ok(opened) => self.exchange(opened).await,
-                    Err(reject) => self.reject(reject).await,
+                    Ok(opened) => Ok(self.exchange(opened).await),
+                    Err(reject) => Err(reject),
                 },
-                Ok(None) => Next::Close,
+                Ok(None) => Ok(Next::Close),
+                Err(reject) => Err(reject),
+            };
+            let next = match next {
+                Ok(next) => next,
                 Err(reject) => self.reject(reject).await,
             };
             match next {
@@ -112,6 +120,11 @@ impl Connection<'_> {
                 Next::Close => return,
             }
         }
+    }
+
+    /// Whether the endpoints speak HTTP/2.
+    fn http2(&self) -> bool {
+        self.slot.current().port.protocol == Protocol::Http2
     }
 
     /// Reads until a whole head is in the buffer; `None` if the client is done.

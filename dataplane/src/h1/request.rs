@@ -80,6 +80,8 @@ const fn bad(reason: &'static str) -> Reject {
     Reject { status: StatusCode::BAD_REQUEST, reason }
 }
 
+/// The head is none.
+pub const UNREADABLE: Reject = bad("request head is not valid");
 /// There are more fields than there is room for.
 pub const TOO_MANY: Reject =
     Reject { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: "request has too many header fields" };
@@ -105,7 +107,7 @@ pub fn parse<'h, 'b>(bytes: &'b [u8], room: &'h mut Room<'b>) -> Result<Head<'h,
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(bytes, room) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-        Ok(_) => return Err(bad("request head is not valid")),
+        Ok(_) => return Err(UNREADABLE),
         Err(error) => return Err(unreadable(bytes, error)),
     }
     let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {

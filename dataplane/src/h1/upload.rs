@@ -1,11 +1,13 @@
 //! A request's body on its way to the endpoint.
 
 use bytes::{Buf, BytesMut};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::error::ProxyError;
-use crate::h1::chunked::{self, Decoder, Step};
+use crate::h1::chunked::{self, Decoder, Malformed, Step};
+use crate::h1::pipe::{Feed, Untaken};
 use crate::h1::request::Framing;
 use crate::mirror::Copy;
 use crate::retries::Retries;
@@ -132,6 +134,92 @@ impl<'a> Upload<'a> {
         }
         Ok(())
     }
+}
+
+impl Upload<'_> {
+    /// As [`Self::pump`], for an endpoint of another version: what is sent is decoded, and goes to `feed`. Nothing is kept.
+    ///
+    /// # Errors
+    /// When it cannot be passed on to its end.
+    pub async fn feed(
+        &mut self,
+        from: &mut ReadHalf<'_>,
+        buffer: &mut BytesMut,
+        feed: &Feed,
+        watch: &Watch,
+    ) -> Result<(), UploadError> {
+        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy: None };
+        while !self.done() {
+            let piece = match &mut self.left {
+                Left::None => break,
+                Left::Length(left) => {
+                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                    *left -= here as u64;
+                    if *left == 0 {
+                        self.left = Left::None;
+                    }
+                    Decoded::Data(here)
+                }
+                Left::Chunks(decoder) => {
+                    let decoded = decoded(decoder, buffer).map_err(|_| UploadError::Client(ProxyError::BadRequest))?;
+                    if matches!(decoded, Decoded::End(_)) {
+                        self.left = Left::None;
+                    }
+                    decoded
+                }
+            };
+            let trailers = match piece {
+                Decoded::Data(here) => {
+                    let piece = buffer.split_to(here).freeze();
+                    feed.give(piece).await.map_err(|Untaken| UploadError::Endpoint)?;
+                    None
+                }
+                Decoded::End(trailers) => trailers,
+                Decoded::More => None,
+            };
+            if self.done() {
+                feed.end(trailers);
+            } else if buffer.is_empty() {
+                pace.read(from, buffer).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is at the start of a buffer.
+enum Decoded {
+    /// So many bytes of the body.
+    Data(usize),
+    /// Nothing: more has to come.
+    More,
+    /// Its end, with trailers if there are any.
+    End(Option<HeaderMap>),
+}
+
+/// Drops from the start of `buffer` what is not the body's.
+fn decoded(decoder: &mut Decoder, buffer: &mut BytesMut) -> Result<Decoded, Malformed> {
+    Ok(match decoder.step(buffer)? {
+        Step::More => {
+            buffer.clear();
+            Decoded::More
+        }
+        Step::Data { used, length } => {
+            buffer.advance(used - length);
+            Decoded::Data(length)
+        }
+        Step::Done { used } => {
+            buffer.advance(used);
+            let mut room = chunked::trailer_room();
+            let fields = decoder.trailers(&mut room)?.iter().filter(|field| chunked::may_trail(field.name));
+            let mut trailers = HeaderMap::new();
+            for field in fields {
+                let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+                trailers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| Malformed)?);
+            }
+            Decoded::End(Some(trailers).filter(|trailers| !trailers.is_empty()))
+        }
+    })
 }
 
 /// Whether `piece` was kept; if there is no room for it, no more is.

@@ -14,8 +14,17 @@ use tokio::sync::mpsc;
 
 use crate::common::{Bed, eventually, stable, within};
 
+/// What comes over a stream, and what answers it.
+pub type Stream = (Request<RecvStream>, SendResponse<Bytes>);
+
 /// A port that serves over HTTP/2, with an endpoint that gives each stream to the receiver.
-pub async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendResponse<Bytes>)>) {
+pub async fn bed() -> (Bed, mpsc::UnboundedReceiver<Stream>) {
+    let (address, received) = origin().await;
+    (Bed::new(|route| stable(route, address)).await, received)
+}
+
+/// An endpoint that gives each stream to the receiver, and takes WebSockets.
+pub async fn origin() -> (SocketAddr, mpsc::UnboundedReceiver<Stream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let (streams, received) = mpsc::unbounded_channel();
@@ -26,7 +35,7 @@ pub async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendRe
             tokio::spawn(async move {
                 let mut builder = h2::server::Builder::new();
                 // Who is slow on one stream is not on the others.
-                builder.initial_connection_window_size(16 * 1024 * 1024);
+                builder.initial_connection_window_size(16 * 1024 * 1024).enable_connect_protocol();
                 let mut connection = builder.handshake(stream).await.unwrap();
                 while let Some(Ok(stream)) = connection.accept().await {
                     streams.send(stream).unwrap();
@@ -34,7 +43,7 @@ pub async fn bed() -> (Bed, mpsc::UnboundedReceiver<(Request<RecvStream>, SendRe
             });
         }
     });
-    (Bed::new(|route| stable(route, address)).await, received)
+    (address, received)
 }
 
 pub async fn connect(bed: &Bed) -> SendRequest<Bytes> {

@@ -160,6 +160,52 @@ async fn an_unasked_101_is_a_bad_answer() {
     assert_eq!(flags(&bed), ["UPE 1"]);
 }
 
+#[tokio::test]
+async fn they_pass_from_http2_to_http1() {
+    let (address, mut streams) = frames::origin().await;
+    let bed = Bed::new(|route| {
+        stable(route, address);
+        route.listeners[0].protocol = api::Protocol::H2c.into();
+    })
+    .await;
+    let mut client = bed.connect().await;
+    let waits = "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    client.0.write_all(waits.as_bytes()).await.unwrap();
+    let (request, mut respond) = within(streams.recv()).await.unwrap();
+    assert_eq!(request.headers()["expect"], "100-continue");
+    let hint = Response::builder().status(103).header("link", "</a.css>").header("proxy-authenticate", "x");
+    respond.send_informational(hint.body(()).unwrap()).unwrap();
+    let hint = client.answer().await.unwrap();
+    assert_eq!(hint.head, "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+    respond.send_informational(Response::builder().status(100).body(()).unwrap()).unwrap();
+    assert_eq!(client.answer().await.unwrap().status, 100);
+    client.0.write_all(b"hi").await.unwrap();
+    let mut said = request.into_body();
+    assert_eq!(within(said.data()).await.unwrap().unwrap(), "hi");
+    respond.send_response(Response::builder().status(201).body(()).unwrap(), true).unwrap();
+    assert_eq!(client.answer().await.unwrap().status, 201);
+
+    // Another request over the same connection: as many as may be, and one more.
+    client.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+    let (_, mut respond) = within(streams.recv()).await.unwrap();
+    respond.send_informational(Response::builder().status(100).body(()).unwrap()).unwrap();
+    for _ in 0..MAX_INTERIM {
+        respond.send_informational(Response::builder().status(103).body(()).unwrap()).unwrap();
+    }
+    for _ in 1..MAX_INTERIM {
+        assert_eq!(client.answer().await.unwrap().status, 103, "a 100 is for those who wait for it");
+    }
+    assert_eq!(client.answer().await.unwrap().status, 502);
+    assert_eq!(flags(&bed), ["UPE 1"]);
+
+    // HTTP/1.0 knows none.
+    client.0.write_all(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n").await.unwrap();
+    let (_, mut respond) = within(streams.recv()).await.unwrap();
+    respond.send_informational(Response::builder().status(103).body(()).unwrap()).unwrap();
+    respond.send_response(Response::builder().status(204).body(()).unwrap(), true).unwrap();
+    assert_eq!(client.answer().await.unwrap().status, 204);
+}
+
 /// Who has heard an interim answer of one endpoint gets no answer of another one.
 #[tokio::test]
 async fn after_one_nothing_is_asked_again() {

@@ -25,4 +25,5 @@ mod retries;
 mod rules;
 mod sight;
 mod strict;
+mod translated;
 mod zones;

@@ -237,11 +237,11 @@ async fn in_time(
 
 /// Awaits the answer while the body is passed on. An endpoint may answer early and take no more; a client that breaks
 /// its body off ends the exchange.
-async fn alongside(
+pub(super) async fn alongside<T, E: From<ProxyError>>(
     mut pump: Pin<&mut impl Future<Output = Result<(), UploadError>>>,
-    mut relay: Pin<&mut impl Future<Output = Result<Answered, AnswerError>>>,
+    mut relay: Pin<&mut impl Future<Output = Result<T, E>>>,
     uploaded: &Cell<bool>,
-) -> Result<Answered, AnswerError> {
+) -> Result<T, E> {
     let mut pumping = true;
     poll_fn(|context| {
         if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(context) {
