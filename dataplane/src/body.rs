@@ -14,6 +14,7 @@ use crate::http2::body::Receiving;
 use crate::mirror::Copy;
 use crate::record::Record;
 use crate::replay::Replay;
+use crate::tunnel::Tunnel;
 use crate::upstream::Lease;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -30,6 +31,8 @@ pub enum Incoming {
     Piped(Pipe),
     /// Over HTTP/2.
     Http2(Receiving),
+    /// Of a WebSocket over HTTP/1.
+    Tunnel(Box<Tunnel>),
 }
 
 /// What is sent to an endpoint.
@@ -149,6 +152,7 @@ impl Body for Incoming {
             Self::Http1(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
             Self::Piped(body) => Pin::new(body).poll_frame(context),
             Self::Http2(body) => Pin::new(body).poll_frame(context),
+            Self::Tunnel(tunnel) => tunnel.poll(context),
         }
     }
 
@@ -157,6 +161,7 @@ impl Body for Incoming {
             Self::Http1(body) => body.is_end_stream(),
             Self::Piped(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
+            Self::Tunnel(tunnel) => tunnel.ended(),
         }
     }
 
@@ -165,6 +170,7 @@ impl Body for Incoming {
             Self::Http1(body) => body.size_hint(),
             Self::Piped(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
+            Self::Tunnel(_) => SizeHint::default(),
         }
     }
 }
@@ -194,6 +200,24 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Endpoint(passing) => passing.incoming.size_hint(),
+        }
+    }
+}
+
+impl RequestBody {
+    /// The client's `body`, of which `copy` is made, if it is.
+    #[must_use]
+    pub fn of(body: Incoming, copy: Option<Copy>) -> Self {
+        match (body.is_end_stream(), copy) {
+            (false, None) => Self::Client(body),
+            (false, Some(copy)) => Self::Copied(body, Some(Box::new(copy))),
+            (true, copy) => {
+                if let Some(mut copy) = copy {
+                    copy.complete();
+                    copy.send();
+                }
+                Self::Empty
+            }
         }
     }
 }

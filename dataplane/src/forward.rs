@@ -50,31 +50,22 @@ impl Client {
 
 /// Makes the client's head fit for an endpoint: origin form, `Host`, hop-by-hop fields gone, the client's address added.
 ///
-/// Returns whether the client asks for a WebSocket: by `Connection` and `Upgrade`, which are kept, or by an extended CONNECT.
-///
 /// # Errors
 /// When the head must not be passed on.
-pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, ProxyError> {
-    if parts.method == Method::CONNECT && !(to == Version::HTTP_2 && connects(&parts.extensions)) {
+pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<(), ProxyError> {
+    if parts.method == Method::CONNECT && !connects(&parts.extensions) {
         return Err(ProxyError::BadRequest);
     }
-    let websocket = if parts.version == Version::HTTP_2 {
+    if parts.version == Version::HTTP_2 {
         strip_http2(&mut parts.headers);
-        connects(&parts.extensions)
     } else {
-        let websocket = to == Version::HTTP_11 && wants_websocket(&parts.headers);
         let trailers = accepts_trailers(&parts.headers);
         strip(&mut parts.headers);
         parts.headers.remove(header::TE);
         if trailers {
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        if websocket {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        }
-        websocket
-    };
+    }
     if to == Version::HTTP_11 {
         join_cookies(&mut parts.headers);
     }
@@ -89,7 +80,7 @@ pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<bool, 
         }
     }
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    Ok(websocket)
+    Ok(())
 }
 
 /// Whether a request is a WebSocket's handshake over HTTP/2 (RFC 8441); no other protocol is passed on.
@@ -98,23 +89,9 @@ pub fn connects(extensions: &Extensions) -> bool {
     extensions.get().is_some_and(|Protocol(protocol)| protocol == "websocket")
 }
 
-/// Makes an endpoint's head fit for the client. `switching` keeps what a 101 needs.
-pub fn response(headers: &mut HeaderMap, from: Version, switching: bool) {
-    if from == Version::HTTP_2 {
-        return strip_http2(headers);
-    }
-    let upgrade = headers.get(header::UPGRADE).cloned().filter(|_| switching);
-    strip(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade);
-    }
-}
-
-/// Whether this is a WebSocket handshake (RFC 6455 §4.1); any other protocol switch is not passed on.
-fn wants_websocket(headers: &HeaderMap) -> bool {
-    let upgrade = headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    upgrade && tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"))
+/// Makes an endpoint's head fit for the client.
+pub fn response(headers: &mut HeaderMap, from: Version) {
+    if from == Version::HTTP_2 { strip_http2(headers) } else { strip(headers) }
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
@@ -232,17 +209,6 @@ mod tests {
         assert_eq!(forwarded(&[("host", "web")]).headers["x-forwarded-for"], "10.1.2.3");
         let parts = forwarded(&[("host", "web"), ("x-forwarded-for", "1.1.1.1")]);
         assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.1.2.3");
-    }
-
-    #[test]
-    fn only_a_websocket_may_switch_protocols() {
-        let keeps = |upgrade: &str, connection: &str| {
-            let mut parts = mk(&[("host", "web"), ("upgrade", upgrade), ("connection", connection)]);
-            request(&mut parts, &Client::new("10.1.2.3".parse().unwrap()), Version::HTTP_11).unwrap()
-        };
-        assert!(keeps("WebSocket", "keep-alive, Upgrade"));
-        assert!(!keeps("websocket", "close"));
-        assert!(!keeps("h2c", "upgrade"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Interims {
         }
         let from = head.version();
         let headers = head.headers_mut();
-        forward::response(headers, from, false);
+        forward::response(headers, from);
         // RFC 9110 §8.6
         headers.remove(header::CONTENT_LENGTH);
         self.passed.set(true);

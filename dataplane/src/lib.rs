@@ -35,6 +35,7 @@ pub mod splice;
 pub mod standalone;
 pub mod stats;
 pub mod telemetry;
+pub mod tunnel;
 pub mod upgrade;
 pub mod upstream;
 pub mod view;

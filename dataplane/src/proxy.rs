@@ -24,6 +24,7 @@ use crate::record::Record;
 use crate::replay::Spare;
 use crate::retries::{self, Retries};
 use crate::sight::{Asked, Detail};
+use crate::upgrade::Handshake;
 use crate::upstream::{DialError, Lease, SendError, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
@@ -65,8 +66,8 @@ pub async fn handle(
     let mut record = Record::begin(&view.arm(arm).cell, route.counter);
     record.carry(detail);
     let deadline = deadline(&view, decision.as_ref(), &record);
-    let switching = upgrade::requested(&mut request);
-    let connects = forward::connects(request.extensions());
+    let handshake = request.extensions().get::<Handshake>().cloned();
+    let connects = upgrade::asked(request.extensions());
     let answer = {
         // Pinned here, and so held once: every move of a future is one more copy of it in the futures around it.
         let asker = (client, interims);
@@ -79,13 +80,15 @@ pub async fn handle(
     match answer {
         Err(error) => refuse(error, record),
         Ok((mut response, lease)) => {
+            let (from, open) = (response.version(), connects && response.status().is_success());
+            forward::response(response.headers_mut(), from);
+            if let Some(handshake) = handshake.filter(|_| open) {
+                handshake.accepted(&mut response);
+            }
             record.status(response.status().as_u16());
             if let Some(status) = grpc_status(response.headers()) {
                 record.grpc_status(status);
             }
-            let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            let from = response.version();
-            forward::response(response.headers_mut(), from, switched);
             if let Some(decision) = &decision {
                 rules::edit_response(response.headers_mut(), decision);
             }
@@ -95,11 +98,8 @@ pub async fn handle(
             if let (Some(told), Some(hash)) = (keyed.told, route.balance.as_deref().and_then(Balance::hash_key)) {
                 set_cookie(response.headers_mut(), |out| hash.write_cookie(told, out));
             }
-            if let (true, Some(switching)) = (switched, switching) {
-                return switching.complete(response, record, lease);
-            }
-            if connects && response.status().is_success() {
-                // As with a 101: how long people keep a socket open is not a latency.
+            if open {
+                // How long people keep a socket open is not a latency.
                 record.complete();
                 return response.map(|body| ResponseBody::Endpoint(Box::new(Passing::new(body, None, lease, None))));
             }
@@ -183,26 +183,19 @@ async fn exchange(
         (Protocol::Detect | Protocol::Http1 | Protocol::Tcp, _) => Version::Http1,
     };
     let (mut parts, body) = request.into_parts();
-    let websocket = forward::request(&mut parts, client, version.http())?;
+    forward::request(&mut parts, client, version.http())?;
     if let Some(decision) = decision {
         rules::edit_request(&mut parts, decision)?;
     }
-    let connects = forward::connects(&parts.extensions);
-    let copy = if arm == Arm::Stable && !websocket {
+    let connects = upgrade::asked(&parts.extensions);
+    let copy = if arm == Arm::Stable && !connects {
         Copy::begin(worker, view, version, parts.method.as_str(), || Some(parts.clone()))
     } else {
         None
     };
-    let body = match (body.is_end_stream(), copy) {
-        (false, None) => RequestBody::Client(body),
-        (false, Some(copy)) => RequestBody::Copied(body, Some(Box::new(copy))),
-        (true, copy) => {
-            if let Some(mut copy) = copy {
-                copy.complete();
-                copy.send();
-            }
-            RequestBody::Empty
-        }
+    let (body, socket) = match upgrade::translate(&mut parts, version, || worker.random()) {
+        None => (RequestBody::of(body, copy), None),
+        Some(accept) => (RequestBody::Empty, Some((accept, body))),
     };
     let mut request = Request::from_parts(parts, body);
     let retries =
@@ -234,7 +227,13 @@ async fn exchange(
         }
         let spare = match answer {
             Ok((response, lease)) => {
-                let Some(spare) = spare else { return Ok((response, lease)) };
+                let Some(spare) = spare else {
+                    let response = match socket {
+                        None => response,
+                        Some((accept, said)) => accept.answered(response, said).await?,
+                    };
+                    return Ok((response, lease));
+                };
                 let grpc_status = grpc_status(response.headers());
                 let answer = retry::Failure::Answer { status: response.status().as_u16(), grpc_status };
                 if !spare.again(answer, record) {

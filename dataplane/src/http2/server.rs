@@ -20,17 +20,18 @@ use super::connection::{Accepted, Config, Connection, Role};
 use super::driver::{Driver, silent};
 use super::flow;
 use super::frame::Reason;
+use super::head;
 use super::link::{self, Link, Writer};
 use super::resets::Resets;
 use super::stream::Error;
 use crate::body::{Incoming, ResponseBody};
 use crate::forward::Client;
 use crate::interim::Interims;
-use crate::proxy;
 use crate::record::cut;
 use crate::sight::refused::Refused;
 use crate::view::Slot;
 use crate::worker::{Phase, Worker};
+use crate::{forward, proxy};
 
 /// What of a field list is kept, in multiples of the limit: a limit that is raised holds for connections that are open.
 const LIST_SCALE: usize = 2;
@@ -47,8 +48,7 @@ pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, client
         window: flow::window(limits.streams),
         field_list: limits.header_bytes * LIST_SCALE,
         streams: limits.streams,
-        // To endpoints that speak HTTP/1.1 it could not be passed on.
-        connects: slot.current().port.protocol != Protocol::Http1,
+        connects: true,
         faults: FAULTS,
     };
     let link = Link::new(Connection::new(Role::Server, config).into());
@@ -173,7 +173,7 @@ async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool) {
     }
 }
 
-/// The answer to a request whose head is past a limit.
+/// The answer to a request that cannot be passed on, because its head is past a limit or asks for another protocol.
 fn refusal(
     worker: &Worker,
     slot: &Slot,
@@ -181,15 +181,28 @@ fn refusal(
     request: &Request<Incoming>,
     too_large: bool,
 ) -> Option<Response<ResponseBody>> {
+    let view = slot.current();
+    let untranslated =
+        request.extensions().get::<head::Protocol>().is_some() && !forward::connects(request.extensions());
+    let (status, text) = if untranslated && view.port.protocol == Protocol::Http1 {
+        (StatusCode::NOT_IMPLEMENTED, "only WebSockets are passed on to endpoints of HTTP/1")
+    } else {
+        past_limit(worker, request, too_large)?;
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head is too large")
+    };
+    // What is much too large was not kept, and has no name.
+    let asked = Some(proxy::asked(request)).filter(|_| !too_large);
+    let flag = Some(Flag::DownstreamProtocolError);
+    let refused = Refused { port: &view.port, client: client.address(), asked, status: status.as_u16(), flag };
+    worker.reject(refused);
+    Some(proxy::answer(status, text))
+}
+
+/// The limit that the head is past, which is counted.
+fn past_limit(worker: &Worker, request: &Request<Incoming>, too_large: bool) -> Option<Limit> {
     let limits = worker.registry().limits();
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let limit = if too_large { Limit::HeaderBytes } else { limits.exceeded(target, request.headers())? };
     limits.reach(limit);
-    let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "request head is too large");
-    // What is much too large was not kept, and has no name.
-    let asked = Some(proxy::asked(request)).filter(|_| !too_large);
-    let (view, flag) = (slot.current(), Some(Flag::DownstreamProtocolError));
-    let refused = Refused { port: &view.port, client: client.address(), asked, status: status.as_u16(), flag };
-    worker.reject(refused);
-    Some(proxy::answer(status, text))
+    Some(limit)
 }

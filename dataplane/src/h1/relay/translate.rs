@@ -1,35 +1,40 @@
 //! A request whose endpoints speak HTTP/2: read and answered here, in HTTP/1, and served by `proxy` as every request of HTTP/2 is.
-//! Head and body are judged as strictly as those that are relayed.
+//! Head and body are judged as strictly as those that are relayed. A WebSocket's handshake is served likewise; once it is accepted,
+//! bytes go both ways as the bodies of its stream.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame};
-use tokio::net::tcp::WriteHalf;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::attempt::alongside;
 use super::{Connection, Next};
 use crate::body::{BodyError, Incoming, ResponseBody};
 use crate::error::ProxyError;
 use crate::forward::Client;
-use crate::h1::pipe::pipe;
-use crate::h1::request::{self, Facts, Reject};
+use crate::h1::pipe::{Feed, Untaken, pipe};
+use crate::h1::request::{self, Facts, Framing as Coming, Reject};
 use crate::h1::response::Framing;
 use crate::h1::upload::Upload;
 use crate::h1::{answer, chunked, text};
 use crate::interim::Interims;
 use crate::proxy;
 use crate::record::cut;
+use crate::upgrade::Handshake;
 use crate::watch::Watch;
 use crate::worker::Phase;
 
 /// Bytes that are collected before they are sent, while there are more at hand.
 const PIECE: usize = 64 * 1024;
+/// Bytes of one read of a socket that is open.
+const SOCKET_ROOM: usize = 16 * 1024;
 
 impl Connection<'_> {
     /// Has the request served whose head is the first `length` bytes of the buffer.
@@ -38,36 +43,54 @@ impl Connection<'_> {
         self.buffer.advance(length);
         self.watch.busy();
         self.answered.set(false);
-        let (feed, body) = pipe(facts.framing);
+        let handshake = request.extensions().get::<Handshake>().is_some();
+        // What a socket says once it is open has no length.
+        let (feed, body) = pipe(if handshake { Coming::Chunked } else { facts.framing });
         let request = request.map(|()| Incoming::Piped(body));
         let (client, interims) = (Client::new(self.source), Interims::of(&request));
         let mut upload = Upload::new(facts.framing, None);
         let uploaded = Cell::new(upload.done());
+        let (worker, slot, answered) = (self.worker, self.slot, &self.answered);
         let (mut from, to) = self.stream.split();
         let mut answering = Answering { to, watch: self.watch, out: std::mem::take(&mut self.scratch), facts };
         let served = {
             let mut respond = pin!(Some(async {
-                let handled = pin!(proxy::handle(self.worker, self.slot, &client, request, &interims));
+                let handled = pin!(proxy::handle(worker, slot, &client, request, &interims));
                 let response = answering.hear(handled, &interims).await?;
-                self.answered.set(true);
-                let close = !facts.keep_alive || self.worker.current_phase() >= Phase::Draining;
+                answered.set(true);
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return answering.switch(response).await.map(Passed::Switched);
+                }
+                if handshake {
+                    feed.end(None);
+                }
+                let close = !facts.keep_alive || worker.current_phase() >= Phase::Draining;
                 answering.pass(response, close).await
             }));
             let pump = pin!(upload.feed(&mut from, &mut self.buffer, &feed, self.watch));
             let served =
                 alongside(pump, respond.as_mut().as_pin_mut().expect("it is dropped after this"), &uploaded).await;
-            if let Some(flag) = served.err().and_then(ProxyError::flag) {
+            if let Some(flag) = served.as_ref().err().and_then(|error| error.flag()) {
                 cut(flag, || respond.set(None));
             }
             served
         };
         self.scratch = answering.out;
         Ok(match served {
-            Ok(true) if uploaded.get() => Next::Request,
-            Ok(_) => Next::Linger,
+            Ok(Passed::Whole { keep: true }) if uploaded.get() => Next::Request,
+            Ok(Passed::Whole { .. }) => Next::Linger,
+            Ok(Passed::Switched(body)) => self.socket(feed, body).await,
             Err(error) if self.answered.get() || error == ProxyError::ClientGone => Next::Close,
             Err(error) => self.refuse(error.status(), &error.to_string()).await,
         })
+    }
+
+    /// After a 101: what the client says goes into `feed`, and `body` to the client, until both have ended or one breaks off.
+    async fn socket(&mut self, feed: Feed, body: ResponseBody) -> Next {
+        let (from, to) = self.stream.split();
+        // What has broken off is told to the other side by what is dropped.
+        let _ = tokio::try_join!(say(from, &mut self.buffer, feed), hear(to, body));
+        Next::Close
     }
 
     /// The head as `proxy` takes it.
@@ -75,9 +98,39 @@ impl Connection<'_> {
         let mut room = request::room();
         let most = self.worker.registry().limits().headers();
         let head = request::parse(&self.buffer[..length], &mut room[..most])?;
-        let request = translated(&head).ok_or(request::UNREADABLE)?;
+        let mut request = translated(&head).ok_or(request::UNREADABLE)?;
+        if head.facts.websocket
+            && let Some(handshake) = Handshake::of(request.headers())
+        {
+            request.extensions_mut().insert(handshake);
+        }
         Ok((head.facts, request))
     }
+}
+
+/// Passes on what a client says over its socket, of which `buffer` has the start.
+async fn say(mut from: ReadHalf<'_>, buffer: &mut BytesMut, feed: Feed) -> Result<(), Untaken> {
+    loop {
+        feed.give(buffer.split().freeze()).await?;
+        buffer.reserve(SOCKET_ROOM);
+        match from.read_buf(buffer).await {
+            Ok(0) => {
+                feed.end(None);
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(_) => return Err(Untaken),
+        }
+    }
+}
+
+/// Passes on what an endpoint says over its stream.
+async fn hear(mut to: WriteHalf<'_>, mut body: ResponseBody) -> Result<(), Untaken> {
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let data = frame.map_err(|_| Untaken)?.into_data().unwrap_or_default();
+        to.write_all(&data).await.map_err(|_| Untaken)?;
+    }
+    to.shutdown().await.map_err(|_| Untaken)
 }
 
 /// The same head in `http`'s types, its framing in our own words.
@@ -102,6 +155,17 @@ fn translated(head: &request::Head<'_, '_>) -> Option<Request<()>> {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
     Some(request)
+}
+
+/// An answer that was passed on.
+enum Passed {
+    /// To its end.
+    Whole {
+        /// Another request may follow.
+        keep: bool,
+    },
+    /// The connection goes on as a byte stream, of which this is to be sent.
+    Switched(ResponseBody),
 }
 
 /// An answer on its way to the client.
@@ -145,8 +209,17 @@ impl Answering<'_> {
         }
     }
 
-    /// Passes an answer on to its end; whether another request may follow it.
-    async fn pass(&mut self, response: Response<ResponseBody>, close: bool) -> Result<bool, ProxyError> {
+    /// Passes the head of a 101 on.
+    async fn switch(&mut self, response: Response<ResponseBody>) -> Result<ResponseBody, ProxyError> {
+        self.out.clear();
+        self.head(response.status(), response.headers());
+        self.out.extend_from_slice(b"\r\n");
+        self.send().await?;
+        Ok(response.into_body())
+    }
+
+    /// Passes an answer on to its end.
+    async fn pass(&mut self, response: Response<ResponseBody>, close: bool) -> Result<Passed, ProxyError> {
         let (mut parts, mut body) = response.into_parts();
         let framing = framing(&self.facts, parts.status, &mut parts.headers, &body);
         let keep = !close && framing != Framing::Close;
@@ -165,7 +238,7 @@ impl Answering<'_> {
             self.body(&mut body, framing).await?;
         }
         self.send().await?;
-        Ok(keep)
+        Ok(Passed::Whole { keep })
     }
 
     /// All of a body; its last bytes are left to be sent.
