@@ -1,11 +1,12 @@
 //! The config stream as the rest of the operator sees it: routes in, acknowledgements and counters out.
 //!
 //! [`Publisher`] holds the newest route of each Canary and says who has it in force; `book` decides what each stream gets,
-//! `server` carries it, `counters` keeps what proxies counted last. It reads no Kubernetes object and builds no route.
+//! `server` carries it, `lobby` bounds the connections that bring no stream, `counters` keeps what proxies counted last. It reads no Kubernetes object and builds no route.
 
 mod book;
 mod counters;
 mod listener;
+mod lobby;
 mod server;
 
 use std::collections::BTreeSet;

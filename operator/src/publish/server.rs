@@ -18,6 +18,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::book::{Next, StreamKey};
+use super::lobby::{Limits, Lobby, Visit, Visitor};
 use super::{Publisher, listener};
 use crate::identity::{Identities, IdentityError, Proxy};
 use crate::telemetry::Chain;
@@ -59,7 +60,18 @@ pub async fn serve(
     publisher: Publisher,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let incoming = listener::incoming(listener, tls, stop.clone());
+    serve_within(Limits::default(), listener, tls, identities, publisher, stop).await
+}
+
+pub(super) async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    identities: Identities,
+    publisher: Publisher,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let incoming = listener::incoming(listener, tls, Lobby::new(limits), stop.clone());
     let service = ProxyConfigServer::new(Service { identities, publisher: publisher.clone() })
         .max_decoding_message_size(MESSAGE_LIMIT);
     let end = async {
@@ -88,7 +100,10 @@ impl ProxyConfig for Service {
     type ConnectStream = Answers;
 
     async fn connect(&self, request: Request<Streaming<FromProxy>>) -> Result<Response<Answers>, Status> {
+        let visitor = request.extensions().get::<Arc<Visitor>>();
+        let mut visit = visitor.ok_or_else(|| Status::internal("the connection is not known"))?.ask();
         let proxy = self.identify(request.metadata()).await?;
+        visit.identified();
         let mut inbound = request.into_inner();
         let hello = hello(&mut inbound).await?;
         if (&hello.namespace, &hello.pod) != (&proxy.namespace, &proxy.pod) {
@@ -101,7 +116,7 @@ impl ProxyConfig for Service {
             version = hello.version,
             "proxy connected"
         );
-        tokio::spawn(hear(self.publisher.clone(), key.clone(), inbound));
+        tokio::spawn(hear(self.publisher.clone(), key.clone(), inbound, visit));
         Ok(Response::new(answers(self.publisher.clone(), key)))
     }
 }
@@ -144,8 +159,8 @@ fn answers(publisher: Publisher, key: StreamKey) -> Answers {
     }))
 }
 
-/// Hears the proxy until it is silent, then ends the stream.
-async fn hear(publisher: Publisher, key: StreamKey, mut inbound: Streaming<FromProxy>) {
+/// Hears the proxy until it is silent, then ends the stream. `visit` ends with it: answers that nobody reads are no stream.
+async fn hear(publisher: Publisher, key: StreamKey, mut inbound: Streaming<FromProxy>, visit: Visit) {
     let cause = loop {
         let Some(heard_in_time) = key.ended.run_until_cancelled(timeout(SILENCE_LIMIT, inbound.message())).await else {
             break "replaced, or this replica stops";
@@ -166,6 +181,7 @@ async fn hear(publisher: Publisher, key: StreamKey, mut inbound: Streaming<FromP
     publisher.disconnect(&key);
     // Ends the answers too: the book does not know the stream any more.
     key.ended.cancel();
+    drop(visit);
     tracing::info!(
         k8s.namespace.name = key.proxy.namespace,
         k8s.pod.name = key.proxy.pod,

@@ -7,7 +7,8 @@ use futures::FutureExt;
 use proxy_api::v1beta1::from_operator::Message as Down;
 use proxy_api::v1beta1::from_proxy::Message as Up;
 use proxy_api::v1beta1::{Arm, ArmCounters, FromOperator, FromProxy, Hello};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::server::generated::proxy_config_client::ProxyConfigClient;
+use super::server::{generated::proxy_config_client::ProxyConfigClient, serve_within};
 use super::*;
 use crate::authority::tests::mk_authority;
 use crate::identity::Identities;
@@ -43,6 +44,10 @@ async fn mk_operator() -> Operator {
 }
 
 async fn mk_operator_with(tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
+    mk_operator_within(lobby::Limits::default(), tls).await
+}
+
+async fn mk_operator_within(limits: lobby::Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
     let metrics = Metrics::new();
     let publisher = Publisher::new(&metrics);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -50,7 +55,7 @@ async fn mk_operator_with(tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
     let endpoint = Endpoint::from_shared(format!("{scheme}://{}", listener.local_addr().unwrap())).unwrap();
     let stop = CancellationToken::new();
     let identities = Identities::with(Arc::new(Table::default()));
-    let server = tokio::spawn(serve(listener, tls, identities, publisher.clone(), stop.clone()));
+    let server = tokio::spawn(serve_within(limits, listener, tls, identities, publisher.clone(), stop.clone()));
     Operator { publisher, metrics, endpoint, stop, server }
 }
 
@@ -80,7 +85,10 @@ impl Operator {
 }
 
 async fn open(endpoint: &Endpoint, token: Option<&str>, first: Up) -> Result<FakeProxy, Status> {
-    let channel: Channel = endpoint.connect().await.unwrap();
+    open_on(endpoint.connect().await.unwrap(), token, first).await
+}
+
+async fn open_on(channel: Channel, token: Option<&str>, first: Up) -> Result<FakeProxy, Status> {
     let (up, receiver) = mpsc::channel(64);
     up.send(FromProxy { message: Some(first) }).await.unwrap();
     let mut request = Request::new(ReceiverStream::new(receiver));
@@ -89,6 +97,11 @@ async fn open(endpoint: &Endpoint, token: Option<&str>, first: Up) -> Result<Fak
     }
     let down = ProxyConfigClient::new(channel).connect(request).await?.into_inner();
     Ok(FakeProxy { up, down })
+}
+
+fn trusting(endpoint: &Endpoint, bundle: String) -> Endpoint {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(bundle)).domain_name("sluice-operator");
+    endpoint.clone().tls_config(tls).unwrap()
 }
 
 impl FakeProxy {
@@ -158,13 +171,9 @@ async fn a_proxy_that_trusts_the_bundle_connects_by_tls_and_no_other() {
     let authority = mk_authority();
     let mut operator = mk_operator_with(Some(authority.server_config())).await;
     operator.publisher.synced();
-    let trusting = |bundle: String| {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(bundle)).domain_name("sluice-operator");
-        operator.endpoint.clone().tls_config(tls).unwrap()
-    };
-    let stranger = trusting(mk_authority().ca_bundle());
+    let stranger = trusting(&operator.endpoint, mk_authority().ca_bundle());
     assert!(stranger.connect().await.is_err());
-    operator.endpoint = trusting(authority.ca_bundle());
+    operator.endpoint = trusting(&operator.endpoint, authority.ca_bundle());
     let mut proxy = operator.connect("shop", "p1").await;
     assert!(proxy.snapshot().await.is_empty());
 }
@@ -377,4 +386,115 @@ fn a_slow_reader_of_changes_is_told_of_every_canary() {
         told.insert(change.canary);
     }
     assert_eq!(told.into_iter().collect::<Vec<_>>(), ["canary-u1", "canary-u2"]);
+}
+
+/// So long that a test which waits for it has failed.
+const NEVER: Duration = Duration::from_secs(3_600);
+/// One connection at a time, closed soon after it is idle.
+const ONE: lobby::Limits =
+    lobby::Limits { connections: 1, strangers: 1, handshake: NEVER, idle: Duration::from_millis(500) };
+
+/// A proxy gets in: a place that was taken has come back. It dials again like a real one, should it have been too slow.
+async fn gets_in(operator: &Operator, pod: &str) -> FakeProxy {
+    let dials = async {
+        loop {
+            let Ok(channel) = operator.endpoint.connect().await else { continue };
+            if let Ok(proxy) = open_on(channel, Some(&format!("shop/{pod}")), mk_hello("shop", pod)).await {
+                return proxy;
+            }
+        }
+    };
+    let mut proxy = timeout(PATIENCE, dials).await.expect("there is a place");
+    assert!(proxy.snapshot().await.is_empty());
+    proxy
+}
+
+/// Waits until the other side has closed the connection.
+async fn is_closed(stream: &mut TcpStream) {
+    let read = timeout(PATIENCE, stream.read(&mut [0; 1024])).await.expect("it is closed in time");
+    assert!(!read.is_ok_and(|bytes| bytes > 0), "nothing is sent on it");
+}
+
+async fn mk_secured(limits: lobby::Limits) -> Operator {
+    let authority = mk_authority();
+    let mut operator = mk_operator_within(limits, Some(authority.server_config())).await;
+    operator.publisher.synced();
+    operator.endpoint = trusting(&operator.endpoint, authority.ca_bundle());
+    operator
+}
+
+async fn dial(operator: &Operator) -> TcpStream {
+    let uri = operator.endpoint.uri();
+    TcpStream::connect((uri.host().unwrap(), uri.port_u16().unwrap())).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_opens_no_stream_gives_its_place_back() {
+    let operator = mk_secured(ONE).await;
+    // Its handshakes are done, and its end of HTTP/2 answers every ping.
+    let _silent: Channel = operator.endpoint.connect().await.unwrap();
+    gets_in(&operator, "p1").await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_gives_its_place_back() {
+    let limits = lobby::Limits { handshake: Duration::from_millis(10), idle: NEVER, ..ONE };
+    let operator = mk_secured(limits).await;
+    let mut silent = dial(&operator).await;
+    is_closed(&mut silent).await;
+    gets_in(&operator, "p1").await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_stream_has_ended_gives_its_place_back() {
+    let operator = mk_secured(ONE).await;
+    let _kept: Channel = {
+        let channel: Channel = operator.endpoint.connect().await.unwrap();
+        let FakeProxy { up, mut down } =
+            open_on(channel.clone(), Some("shop/p1"), mk_hello("shop", "p1")).await.unwrap();
+        drop(up);
+        while let Ok(Some(_)) = down.message().await {}
+        channel
+    };
+    gets_in(&operator, "p1").await;
+}
+
+#[tokio::test]
+async fn a_stream_that_lasts_keeps_its_connection() {
+    let operator = mk_secured(lobby::Limits { connections: 2, ..ONE }).await;
+    let mut proxy = gets_in(&operator, "p1").await;
+    // Each was swept at a time at which the stream was older than is granted to idle connections.
+    for _ in 0..2 {
+        is_closed(&mut dial(&operator).await).await;
+    }
+    operator.publisher.set(mk_route("shop", "u1", 1));
+    assert_eq!(proxy.next().await, Some(Down::Upsert(mk_route("shop", "u1", 1))));
+}
+
+#[tokio::test]
+async fn a_crowd_of_strangers_keeps_no_proxy_out() {
+    let limits = lobby::Limits { connections: 100, strangers: 2, idle: NEVER, ..ONE };
+    let operator = mk_secured(limits).await;
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        crowd.push(dial(&operator).await);
+    }
+    // More proxies than strangers may be: who is known is none.
+    let mut proxies = Vec::new();
+    for pod in ["p1", "p2", "p3"] {
+        proxies.push(gets_in(&operator, pod).await);
+    }
+    is_closed(&mut crowd[0]).await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_replica_waits_for_no_stranger() {
+    for secured in [true, false] {
+        let limits = lobby::Limits { connections: 2, strangers: 2, idle: NEVER, ..ONE };
+        let operator = if secured { mk_secured(limits).await } else { mk_operator_within(limits, None).await };
+        let _silent = dial(&operator).await;
+        let _greeted: Channel = operator.endpoint.connect().await.unwrap();
+        operator.stop.cancel();
+        timeout(PATIENCE, operator.server).await.expect("it ends").unwrap().unwrap();
+    }
 }
