@@ -5,6 +5,7 @@
 
 mod context;
 mod error;
+mod memory;
 mod reading;
 mod writing;
 
@@ -57,13 +58,17 @@ pub async fn run(context: Arc<Context>, wakes: Wakes) {
     let reconciles = applier(
         |canary, context| Box::pin(guarded(canary, context)),
         |canary, error, context| retry(&canary, error, &context),
-        context,
+        Arc::clone(&context),
         store,
         Box::pin(queue),
         config,
     );
     // The outcome was logged and counted in `guarded`.
-    reconciles.for_each(|_| futures::future::ready(())).await;
+    let reconciles = reconciles.for_each(|_| futures::future::ready(()));
+    tokio::select! {
+        () = reconciles => {}
+        () = context.forget_the_gone() => {}
+    }
 }
 
 /// A pass with a deadline, that cannot take the others down.

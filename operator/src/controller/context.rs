@@ -1,18 +1,21 @@
-//! What every pass uses, and what is remembered of a Canary between passes. Decides nothing.
+//! What every pass uses. Decides nothing.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crds::{Canary, canary::Severity};
 use kube::{Api, Client, ResourceExt};
 
+use super::memory::{Memories, MemoryGuard};
 use crate::{
-    admin::Metrics, authority::Authority, caches::Caches, evidence::Evidence, measure::Measurer, observe::World,
-    pool::PoolSettings, publish::Publisher, report::Desk, table::Bindings, verdict::Verdicts,
+    admin::Metrics, authority::Authority, caches::Caches, measure::Measurer, observe::World, pool::PoolSettings,
+    publish::Publisher, report::Desk, table::Bindings, verdict::Verdicts,
 };
+
+/// How often what is remembered of Canaries that are gone is forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// What every pass uses.
 pub struct Context {
@@ -26,22 +29,7 @@ pub struct Context {
     pub pool: PoolSettings,
     pub bindings: Bindings,
     pub verdicts: Verdicts,
-    memory: Mutex<HashMap<String, Memory>>,
-}
-
-/// What is remembered of a Canary between passes; losing it costs a repeated read, never a decision.
-#[derive(Default)]
-pub(super) struct Memory {
-    /// The object as it was last written: the cache may lag behind our own write.
-    pub(super) written: Option<Arc<Canary>>,
-    pub(super) failures: u32,
-    pub(super) trouble: Option<(Instant, Option<String>)>,
-    pub(super) warned: BTreeSet<String>,
-    pub(super) restored: Option<Instant>,
-    pub(super) cleared: bool,
-    pub(super) evidence: Evidence,
-    pub(super) told_trouble: Option<String>,
-    pub(super) told_verdict: Option<&'static str>,
+    memories: Memories,
 }
 
 impl Context {
@@ -69,7 +57,7 @@ impl Context {
             pool,
             bindings: Bindings::default(),
             verdicts: Verdicts::default(),
-            memory: Mutex::default(),
+            memories: Memories::default(),
         }
     }
 
@@ -96,18 +84,12 @@ impl Context {
             })
     }
 
-    /// Writes an Event for each warning that was not written before.
+    /// Writes an Event for each of `warnings`, everything that is warned of now, that was not among the last ones.
     pub fn warn_once(&self, canary: &Canary, warnings: Vec<String>) {
-        for warning in warnings {
-            if self.remember(canary).warned.insert(warning.clone()) {
-                self.desk.event(
-                    canary,
-                    Severity::Warn,
-                    "Warning",
-                    &warning.chars().take(40).collect::<String>(),
-                    &warning,
-                );
-            }
+        let news = self.remember(canary).warn(warnings);
+        for warning in news {
+            let action: String = warning.chars().take(40).collect();
+            self.desk.event(canary, Severity::Warn, "Warning", &action, &warning);
         }
     }
 
@@ -129,20 +111,21 @@ impl Context {
         self.remember(canary).cleared = true;
     }
 
-    /// Forgets a Canary that is gone.
+    /// Forgets a Canary that is let go.
     pub fn forget(&self, canary: &Canary) {
-        self.lock().remove(&canary.uid().unwrap_or_default());
+        self.memories.forget(canary);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Memory>> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets the Canaries that are gone, now and then, for ever.
+    pub(super) async fn forget_the_gone(&self) {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            self.memories.keep(&self.caches.canaries.state());
+        }
     }
 
     pub(super) fn remember(&self, canary: &Canary) -> MemoryGuard<'_> {
-        let uid = canary.uid().unwrap_or_default();
-        let mut guard = self.lock();
-        guard.entry(uid.clone()).or_default();
-        MemoryGuard { guard, uid }
+        self.memories.of(canary)
     }
 
     /// The newer of the cached object and the one that we wrote last.
@@ -161,23 +144,4 @@ impl Context {
 /// Resource versions of one resource may be compared as numbers (KEP-5504, Kubernetes 1.35).
 fn version(canary: &Canary) -> u64 {
     canary.resource_version().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
-pub(super) struct MemoryGuard<'a> {
-    guard: MutexGuard<'a, HashMap<String, Memory>>,
-    uid: String,
-}
-
-impl std::ops::Deref for MemoryGuard<'_> {
-    type Target = Memory;
-
-    fn deref(&self) -> &Memory {
-        self.guard.get(&self.uid).expect("entry is made with the guard")
-    }
-}
-
-impl std::ops::DerefMut for MemoryGuard<'_> {
-    fn deref_mut(&mut self) -> &mut Memory {
-        self.guard.get_mut(&self.uid).expect("entry is made with the guard")
-    }
 }
