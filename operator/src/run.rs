@@ -149,7 +149,7 @@ async fn lead(
     health: &Health,
     metrics: Metrics,
     context: Arc<Context>,
-    (wakes, waker): (Wakes, Waker),
+    (mut wakes, waker): (Wakes, Waker),
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (sender, mut leading) = watch::channel(false);
@@ -163,8 +163,12 @@ async fn lead(
     let release = CancellationToken::new();
     let mut election = tokio::spawn(lease.run(metrics, release.clone(), sender));
     let reconciles = async {
-        // An error means that the election has ended, which the select below sees.
-        let _ = leading.wait_for(|leading| *leading).await;
+        tokio::select! {
+            // An error means that the election has ended, which the select below sees.
+            _ = leading.wait_for(|leading| *leading) => {}
+            // The first pass of a leader is for every Canary there is.
+            () = wakes.discard() => {}
+        }
         tracing::info!("leading");
         // In one task with the controller: a pass that blocks it stops the beat, too.
         let beat = health.beat("controller", CONTROLLER_LIMIT);

@@ -5,7 +5,7 @@
 //! status [`Verdicts::status`]. A release is on trial from its first acknowledged weight until it leaves the journal.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -61,7 +61,8 @@ impl Verdicts {
             let canaries = caches.canaries.state();
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-            self.lock().retain(|uid, _| canaries.iter().any(|canary| canary.metadata.uid.as_ref() == Some(uid)));
+            let living: HashSet<&str> = canaries.iter().filter_map(|canary| canary.metadata.uid.as_deref()).collect();
+            self.lock().retain(|uid, _| living.contains(uid.as_str()));
             for canary in &canaries {
                 if self.feed(canary, publisher, unix_ms) {
                     waker.wake(&ObjectRef::from_obj(canary.as_ref()));

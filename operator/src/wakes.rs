@@ -1,7 +1,9 @@
 //! Which Canaries something has happened to: each key at most once, until its reader takes it.
 //!
-//! A set with a bell rather than a queue: it holds no more keys than there are Canaries and never drops one, and a reader that
-//! is behind finds each key once and whatever is newest in the caches. Nothing here waits but the reader.
+//! A set with a bell rather than a queue: it never drops a key, and a reader that is behind finds each key once and whatever
+//! is newest in the caches. It holds the Canaries that something has happened to since its reader last looked, those that are
+//! gone included: every reader reads, also the one that has nothing to do with them yet ([`Wakes::discard`]). Nothing here
+//! waits but the reader.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -67,6 +69,13 @@ impl Wakes {
             self.pending.bell.notified().await;
         }
     }
+
+    /// Takes every key and does nothing, for ever: for a reader that will look at every Canary when its time has come.
+    pub async fn discard(&mut self) {
+        loop {
+            self.next().await;
+        }
+    }
 }
 
 impl Pending {
@@ -117,6 +126,20 @@ mod tests {
         let (waker, mut wakes) = Waker::new(1);
         waker.wake(&key("web"));
         assert_eq!(taken(&mut wakes[0]), ["web"]);
+        waker.wake(&key("web"));
+        assert_eq!(taken(&mut wakes[0]), ["web"]);
+    }
+
+    #[test]
+    fn a_reader_that_discards_holds_no_names_and_gets_what_comes_afterwards() {
+        let (waker, mut wakes) = Waker::new(1);
+        for number in 0..1_000 {
+            waker.wake(&key(&format!("preview-{number}")));
+            assert_eq!(wakes[0].discard().now_or_never(), None);
+        }
+        let keys = wakes[0].pending.keys.lock().expect("no panic");
+        assert_eq!((keys.waiting.len(), keys.order.len()), (0, 0));
+        drop(keys);
         waker.wake(&key("web"));
         assert_eq!(taken(&mut wakes[0]), ["web"]);
     }
