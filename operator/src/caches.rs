@@ -193,11 +193,13 @@ impl Start<'_> {
                 match event {
                     Ok(event) => {
                         writer.apply_watcher_event(&event);
-                        if let watcher::Event::Apply(object)
-                        | watcher::Event::Delete(object)
-                        | watcher::Event::InitApply(object) = &event
-                        {
-                            wake(&waker, &canaries, object.meta(), wakes);
+                        match &event {
+                            watcher::Event::Apply(object)
+                            | watcher::Event::Delete(object)
+                            | watcher::Event::InitApply(object) => wake(&waker, &canaries, object.meta(), wakes),
+                            watcher::Event::Init => {}
+                            // Of what has gone since the list before there is no other sign.
+                            watcher::Event::InitDone => wake(&waker, &canaries, &ObjectMeta::default(), Wakes::All),
                         }
                     }
                     Err(error) => {
@@ -210,24 +212,14 @@ impl Start<'_> {
     }
 }
 
-/// Like the other watches, but an object that cannot be decoded leaves the last good one in the store: its release
+/// Like the other watches, but an object that cannot be decoded counts as it was when it last could be: its release
 /// freezes, the others go on.
 async fn watch_canaries(client: Client, mut writer: Writer<Canary>, waker: Waker) {
     let api = Api::<DeserializeGuard<Canary>>::all(client);
     let mut events = watcher(api, config()).default_backoff().boxed();
     while let Some(event) = events.next().await {
         match event {
-            Ok(event) => {
-                if let Some(event) = decoded(event) {
-                    writer.apply_watcher_event(&event);
-                    if let watcher::Event::Apply(canary)
-                    | watcher::Event::Delete(canary)
-                    | watcher::Event::InitApply(canary) = &event
-                    {
-                        waker.wake(&ObjectRef::from_obj(canary));
-                    }
-                }
-            }
+            Ok(event) => take(event, &mut writer, &waker),
             Err(error) => {
                 tracing::warn!(watch = "canaries", error = %crate::telemetry::Chain(&error), "watch failed, retrying")
             }
@@ -235,16 +227,28 @@ async fn watch_canaries(client: Client, mut writer: Writer<Canary>, waker: Waker
     }
 }
 
-fn decoded(event: watcher::Event<DeserializeGuard<Canary>>) -> Option<watcher::Event<Canary>> {
+/// Takes one event into the store and wakes whom it concerns. A list that begins anew sends no event for what has gone in
+/// the meantime, so its end wakes that, too.
+fn take(event: watcher::Event<DeserializeGuard<Canary>>, writer: &mut Writer<Canary>, waker: &Waker) {
+    let store = writer.as_reader();
+    let Some(event) = decoded(event, &store) else { return };
+    let before = if matches!(event, watcher::Event::InitDone) { store.state() } else { Vec::new() };
+    writer.apply_watcher_event(&event);
+    match &event {
+        watcher::Event::Apply(canary) | watcher::Event::Delete(canary) | watcher::Event::InitApply(canary) => {
+            waker.wake(&ObjectRef::from_obj(canary));
+        }
+        watcher::Event::Init => {}
+        watcher::Event::InitDone => {
+            let keys = before.iter().map(|canary| ObjectRef::from_obj(canary.as_ref()));
+            keys.filter(|key| store.get(key).is_none()).for_each(|key| waker.wake(&key));
+        }
+    }
+}
+
+fn decoded(event: watcher::Event<DeserializeGuard<Canary>>, store: &Store<Canary>) -> Option<watcher::Event<Canary>> {
     let object = |guard: DeserializeGuard<Canary>| {
-        guard
-            .0
-            .map_err(|error| {
-                let name = error.metadata.name.as_deref().unwrap_or_default();
-                let namespace = error.metadata.namespace.as_deref().unwrap_or_default();
-                tracing::error!(k8s.namespace.name = namespace, canary = name, error = %error.error, "canary cannot be decoded, frozen");
-            })
-            .ok()
+        guard.0.map_or_else(|error| frozen(&error.metadata, &error.error, store), Some)
     };
     match event {
         watcher::Event::Apply(guard) => object(guard).map(watcher::Event::Apply),
@@ -253,6 +257,14 @@ fn decoded(event: watcher::Event<DeserializeGuard<Canary>>) -> Option<watcher::E
         watcher::Event::Init => Some(watcher::Event::Init),
         watcher::Event::InitDone => Some(watcher::Event::InitDone),
     }
+}
+
+/// What the store holds of an object that cannot be decoded.
+fn frozen(metadata: &ObjectMeta, error: &str, store: &Store<Canary>) -> Option<Canary> {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    tracing::error!(k8s.namespace.name = namespace, canary = name, error, "canary cannot be decoded, frozen");
+    store.get(&ObjectRef::new(name).within(namespace)).map(|canary| Canary::clone(&canary))
 }
 
 /// Managed fields are most of a small object and are never read here.
@@ -302,3 +314,82 @@ pub const WATCHED: [&str; 10] = [
     "replicasets",
     "services",
 ];
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn mk_object(name: &str) -> Value {
+        json!({
+            "apiVersion": "sluice.dev/v1beta1", "kind": "Canary",
+            "metadata": { "name": name, "namespace": "shop", "uid": name },
+            "spec": { "targetRef": { "kind": "Deployment", "name": name }, "service": { "port": 80 } }
+        })
+    }
+
+    fn good(name: &str) -> DeserializeGuard<Canary> {
+        serde_json::from_value(mk_object(name)).unwrap()
+    }
+
+    fn bad(name: &str) -> DeserializeGuard<Canary> {
+        let mut object = mk_object(name);
+        object["spec"]["service"]["port"] = json!("eighty");
+        serde_json::from_value(object).unwrap()
+    }
+
+    struct Watch {
+        writer: Writer<Canary>,
+        waker: Waker,
+        wakes: crate::wakes::Wakes,
+    }
+
+    fn mk_watch() -> Watch {
+        let (waker, mut wakes) = Waker::new(1);
+        Watch { writer: Writer::default(), waker, wakes: wakes.remove(0) }
+    }
+
+    impl Watch {
+        /// A list of `objects`; whom it wakes.
+        fn list(&mut self, objects: Vec<DeserializeGuard<Canary>>) -> Vec<String> {
+            let applies = objects.into_iter().map(watcher::Event::InitApply);
+            let all: Vec<_> =
+                [watcher::Event::Init].into_iter().chain(applies).chain([watcher::Event::InitDone]).collect();
+            all.into_iter().flat_map(|event| self.take(event)).collect()
+        }
+
+        fn take(&mut self, event: watcher::Event<DeserializeGuard<Canary>>) -> Vec<String> {
+            take(event, &mut self.writer, &self.waker);
+            std::iter::from_fn(|| self.wakes.next().now_or_never()).map(|key| key.name).collect()
+        }
+
+        fn held(&self) -> Vec<String> {
+            let mut names: Vec<_> = self.writer.as_reader().state().iter().map(|canary| canary.name_any()).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn a_canary_that_went_between_two_lists_is_woken() {
+        let mut watch = mk_watch();
+        assert_eq!(watch.list(vec![good("web"), good("api")]), ["web", "api"]);
+        assert_eq!(watch.list(vec![good("web")]), ["web", "api"]);
+        assert_eq!(watch.held(), ["web"]);
+        assert_eq!(watch.list(vec![good("web")]), ["web"]);
+    }
+
+    #[test]
+    fn a_canary_that_cannot_be_decoded_stays_as_it_was_until_it_goes() {
+        let mut watch = mk_watch();
+        watch.list(vec![good("web")]);
+        watch.take(watcher::Event::Apply(bad("web")));
+        assert_eq!(watch.held(), ["web"]);
+        watch.list(vec![bad("web"), bad("never-good")]);
+        assert_eq!(watch.held(), ["web"], "a new list freezes it as an event does");
+        assert_eq!(watch.take(watcher::Event::Delete(bad("web"))), ["web"]);
+        assert!(watch.held().is_empty());
+    }
+}
