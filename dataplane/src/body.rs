@@ -1,7 +1,7 @@
 //! Bodies as they pass through: frames are handed on as they come, with flow control, and the last one ends the record.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -12,7 +12,8 @@ use tokio::time::Sleep;
 use crate::h1::pipe::Pipe;
 use crate::http2::body::Receiving;
 use crate::mirror::Copy;
-use crate::record::Record;
+use crate::patience::UploadFault;
+use crate::record::{Record, cut};
 use crate::replay::Replay;
 use crate::tunnel::Tunnel;
 use crate::upstream::Lease;
@@ -66,26 +67,51 @@ pub struct Passing {
     record: Option<Record>,
     lease: Option<Lease>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// All of it has come; what was taken last may wait for the client yet.
+    whole: bool,
 }
 
 impl Passing {
     /// Passes `incoming` on until `deadline`; `lease` goes back to its pool at the end.
     #[must_use]
     pub fn new(incoming: Incoming, record: Option<Record>, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
-        let mut passing = Self { incoming, record, lease: Some(lease), deadline };
+        let mut passing = Self { incoming, record, lease: Some(lease), deadline, whole: false };
         if passing.incoming.is_end_stream() {
             passing.finish();
+            passing.complete();
         }
         passing
     }
 
+    /// The endpoint is done; the record ends when the client has it all.
     fn finish(&mut self) {
-        if let Some(mut record) = self.record.take() {
-            record.complete();
-        }
+        self.whole = true;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
+    }
+
+    fn complete(&mut self) {
+        if let Some(mut record) = self.record.take() {
+            record.complete();
+        }
+    }
+
+    /// Ends the record for what the client did, or did not do.
+    fn blame_client(&mut self, fault: UploadFault) {
+        match fault {
+            UploadFault::Slow => cut(Flag::StreamIdleTimeout, || drop(self.record.take())),
+            UploadFault::Broken => drop(self.record.take()),
+        }
+        self.lease = None;
+    }
+
+    /// Ready when the answer takes longer than the route allows.
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(context));
+        self.break_off(Flag::UpstreamRequestTimeout);
+        Poll::Ready("request timed out within its answer".into())
     }
 
     fn break_off(&mut self, flag: Flag) {
@@ -98,15 +124,7 @@ impl Passing {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(context) {
-            Poll::Pending => {
-                if let Some(deadline) = &mut self.deadline
-                    && deadline.as_mut().poll(context).is_ready()
-                {
-                    self.break_off(Flag::UpstreamRequestTimeout);
-                    return Poll::Ready(Some(Err("request timed out within its answer".into())));
-                }
-                Poll::Pending
-            }
+            Poll::Pending => self.poll_overdue(context).map(|error| Some(Err(error))),
             Poll::Ready(None) => {
                 self.finish();
                 Poll::Ready(None)
@@ -127,9 +145,39 @@ impl Passing {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                self.break_off(Flag::UpstreamConnectionTermination);
+                match UploadFault::behind(&*error) {
+                    Some(fault) => self.blame_client(fault),
+                    None => self.break_off(Flag::UpstreamConnectionTermination),
+                }
                 Poll::Ready(Some(Err(error)))
             }
+        }
+    }
+}
+
+impl Drop for Passing {
+    /// Who sends an answer lets go of it when all of it is sent; who cannot says so before.
+    fn drop(&mut self) {
+        if self.whole {
+            self.complete();
+        }
+    }
+}
+
+impl ResponseBody {
+    /// Ready when it takes longer than its route allows, whether or not anything is asked of it.
+    pub fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        match self {
+            Self::Own(_) => Poll::Pending,
+            Self::Endpoint(passing) => passing.poll_overdue(context),
+        }
+    }
+
+    /// The client takes too long over it.
+    pub fn untaken(&mut self) {
+        match self {
+            Self::Own(_) => {}
+            Self::Endpoint(passing) => passing.blame_client(UploadFault::Slow),
         }
     }
 }
@@ -234,7 +282,7 @@ impl Body for RequestBody {
             Self::Empty => Poll::Ready(None),
             Self::Client(incoming) => Pin::new(incoming).poll_frame(context),
             Self::Copied(incoming, copy) => {
-                let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(context));
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(context));
                 if let (Some(copy), Some(Ok(frame))) = (copy.as_mut(), &frame)
                     && let Some(data) = frame.data_ref()
                 {

@@ -22,6 +22,7 @@ pub mod interim;
 pub mod limits;
 pub mod listener;
 pub mod mirror;
+pub mod patience;
 pub mod pods;
 pub mod process;
 pub mod proxy;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use http::HeaderMap;
 use routing::limits::LIMITS;
@@ -11,6 +12,9 @@ use routing::{Limit, Limits};
 
 /// What an entry of a field list counts besides its name and value (RFC 9113 §6.5.2).
 const FIELD_OVERHEAD: usize = 32;
+
+/// Time in which a client must send something of a body that is waited for, or take something of an answer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Written by the side thread, read by workers: each value is a load from a line that hardly ever changes.
 #[derive(Debug)]
@@ -23,6 +27,7 @@ pub struct InForce {
     header_bytes: AtomicUsize,
     headers: AtomicUsize,
     streams: AtomicU32,
+    patience_ms: AtomicU64,
     reached: [AtomicU64; LIMITS.len()],
     ports: Mutex<BTreeMap<u16, Weak<PortConnections>>>,
 }
@@ -43,10 +48,12 @@ impl InForce {
             header_bytes: AtomicUsize::new(0),
             headers: AtomicUsize::new(0),
             streams: AtomicU32::new(0),
+            patience_ms: AtomicU64::new(0),
             reached: Default::default(),
             ports: Mutex::default(),
         };
         limits.set(default);
+        limits.set_patience(PATIENCE);
         limits
     }
 
@@ -97,6 +104,17 @@ impl InForce {
     #[must_use]
     pub fn headers(&self) -> usize {
         self.headers.load(Relaxed)
+    }
+
+    /// [`PATIENCE`], but in tests.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms.load(Relaxed))
+    }
+
+    /// Changes [`InForce::patience`] for connections, over HTTP/2 for streams, that come.
+    pub fn set_patience(&self, patience: Duration) {
+        self.patience_ms.store(patience.as_millis().try_into().unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The limit that the head of an HTTP/2 request is past, if any.

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 const NEVER: u64 = u64::MAX;
 
@@ -24,6 +25,8 @@ pub enum Stage {
 #[derive(Debug)]
 pub struct Watch {
     clock: Rc<Cell<u64>>,
+    /// Seconds in which the client must send, or take, something.
+    patience: u64,
     stage: Cell<Stage>,
     read_due: Cell<u64>,
     write_due: Cell<u64>,
@@ -40,11 +43,13 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Watches one more connection, for as long as the value lives.
+    /// Watches one more connection, for as long as the value lives; its client must send something of a body, or take something
+    /// of an answer, within `patience`, to the second.
     #[must_use]
-    pub fn watch(&self) -> Rc<Watch> {
+    pub fn watch(&self, patience: Duration) -> Rc<Watch> {
         let watch = Rc::new(Watch {
             clock: Rc::clone(&self.clock),
+            patience: patience.as_secs(),
             stage: Cell::new(Stage::Idle),
             read_due: Cell::new(NEVER),
             write_due: Cell::new(NEVER),
@@ -98,14 +103,18 @@ impl Watch {
         self.stage.get()
     }
 
-    /// The client must send something within `seconds`, to the second.
-    pub fn read_within(&self, seconds: u64) {
+    fn read_within(&self, seconds: u64) {
         self.read_due.set(self.clock.get() + seconds + 1);
     }
 
-    /// The client must take something within `seconds`, to the second.
-    pub fn write_within(&self, seconds: u64) {
-        self.write_due.set(self.clock.get() + seconds + 1);
+    /// The client must send more of a body.
+    pub fn sends(&self) {
+        self.read_within(self.patience);
+    }
+
+    /// The client must take something.
+    pub fn takes(&self) {
+        self.write_due.set(self.clock.get() + self.patience + 1);
     }
 
     /// The client took `bytes` more.

@@ -22,7 +22,7 @@ pub enum Flag {
     DownstreamConnectionTermination,
     /// `DPE`: what the client sent is not a request that may be passed on.
     DownstreamProtocolError,
-    /// `SI`: the client sent its body too slowly.
+    /// `SI`: the client sent its body too slowly, or took nothing of its answer.
     StreamIdleTimeout,
     /// `OM`: the proxy has as many connections or streams as it may have.
     OverloadManager,

@@ -29,8 +29,6 @@ const MORE: usize = 64;
 /// Room for one read of a head, and of a body: small, until a body turns out to be large.
 const SMALL: usize = 8 * 1024;
 const LARGE: usize = 128 * 1024;
-/// Seconds in which a client must take something of what is sent to it.
-const TAKE_SECONDS: u64 = 60;
 
 /// What the relay of an answer depends on.
 #[derive(Clone, Copy)]
@@ -329,13 +327,13 @@ async fn send(to: &mut WriteHalf<'_>, watch: &Watch, bytes: &[u8]) -> Result<(),
     write(to, watch, bytes).await.map_err(|_| ProxyError::ClientGone)
 }
 
-/// Writes to the client, which must take something every [`TAKE_SECONDS`].
+/// Writes to the client, which must take something as often as its watch says.
 ///
 /// # Errors
 /// When the client is gone.
 pub async fn write(to: &mut WriteHalf<'_>, watch: &Watch, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        watch.write_within(TAKE_SECONDS);
+        watch.takes();
         let count = to.write(bytes).await?;
         watch.took(count);
         bytes = &bytes[count..];

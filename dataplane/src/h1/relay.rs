@@ -22,6 +22,7 @@ use crate::h1::answer;
 use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::text::HeadScan;
 use crate::mirror::Copy;
+use crate::record::cut;
 use crate::sight::refused::Refused;
 use crate::splice;
 use crate::upstream::Plain;
@@ -42,7 +43,7 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves a client that speaks HTTP/1, of which `start` was read already.
 pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8], client: IpAddr) {
-    let watch = worker.watches().watch();
+    let watch = worker.watches().watch(worker.registry().limits().patience());
     let mut connection = Connection {
         worker,
         slot,
@@ -57,7 +58,15 @@ pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8]
         copy: None,
         answered: Cell::new(false),
     };
-    let ended = watch.guard(pin!(connection.run())).await;
+    let ended = {
+        let mut run = pin!(Some(connection.run()));
+        let ended = watch.guard(run.as_mut().as_pin_mut().expect("it is dropped after this")).await;
+        if ended.is_none() {
+            // If there is a request, it ends for the client's slowness.
+            cut(Flag::StreamIdleTimeout, || run.set(None));
+        }
+        ended
+    };
     if ended.is_none() && watch.stage() == Stage::Head {
         // One attempt: the watch has done its work, and a client that reads as slowly as it writes is not waited for.
         connection.tell_rejected(StatusCode::REQUEST_TIMEOUT, Flag::StreamIdleTimeout);

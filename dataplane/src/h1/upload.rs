@@ -10,15 +10,10 @@ use crate::h1::chunked::{self, Decoder, Malformed, Step};
 use crate::h1::pipe::{Feed, Untaken};
 use crate::h1::request::Framing;
 use crate::mirror::Copy;
+use crate::patience::least;
 use crate::retries::Retries;
 use crate::watch::Watch;
 
-/// Seconds in which a client must send something of its body.
-const PIECE_SECONDS: u64 = 60;
-/// Seconds after which a body must have come at [`LEAST_RATE`], so that a byte now and then does not hold a connection.
-const GRACE_SECONDS: u64 = 10;
-/// Bytes per second.
-const LEAST_RATE: u64 = 128;
 /// Room for one read.
 const ROOM: usize = 64 * 1024;
 
@@ -272,14 +267,17 @@ impl Pace<'_> {
 
     async fn read(&mut self, from: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> Result<(), UploadError> {
         buffer.reserve(ROOM);
-        self.watch.read_within(PIECE_SECONDS);
+        self.watch.sends();
         let count = match from.read_buf(buffer).await {
             Ok(0) | Err(_) => return Err(UploadError::Client(ProxyError::ClientGone)),
             Ok(count) => count,
         };
         self.watch.busy();
         self.bytes += count as u64;
-        let due = self.watch.seconds().saturating_sub(self.begun).saturating_sub(GRACE_SECONDS) * LEAST_RATE;
-        if self.bytes < due { Err(UploadError::Client(ProxyError::TooSlow)) } else { Ok(()) }
+        if self.bytes < least(self.watch.seconds().saturating_sub(self.begun)) {
+            Err(UploadError::Client(ProxyError::TooSlow))
+        } else {
+            Ok(())
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HeaderMap;
@@ -16,7 +17,8 @@ use super::frame::Reason;
 use super::head::content_length;
 use super::link::{Reader, Writer};
 use super::stream;
-use crate::body::{BodyError, RequestBody};
+use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::patience::{Pace, Patience, UploadFault};
 
 /// What the other end sends.
 #[derive(Debug)]
@@ -26,15 +28,26 @@ pub struct Receiving {
     left: Option<u64>,
     /// What is still sent on the same stream, while this is received.
     sending: Option<Box<Sending<RequestBody>>>,
+    /// Of a client that has said how much it sends.
+    pace: Option<Box<Pace>>,
 }
 
 impl Receiving {
     /// What follows a head with `headers`; what is still to be sent on the stream is sent meanwhile.
     #[must_use]
     pub fn new(headers: &HeaderMap, stream: Reader, sending: Option<Box<Sending<RequestBody>>>) -> Self {
-        let mut receiving = Self { stream, left: content_length(headers).unwrap_or(None), sending };
+        let left = content_length(headers).unwrap_or(None);
+        let mut receiving = Self { stream, left, sending, pace: None };
         receiving.part();
         receiving
+    }
+
+    /// A client's, which must come as fast as one over HTTP/1.1, and something of it within `limit`, if the client has said how
+    /// much it sends. Others may be streams, of gRPC for one, on which nothing is said until there is something to say.
+    #[must_use]
+    pub fn paced(mut self, limit: Duration) -> Self {
+        self.pace = self.left.filter(|left| *left > 0).map(|_| Box::new(Pace::new(limit)));
+        self
     }
 
     /// An answer may end before the request: the rest is sent all the same.
@@ -49,11 +62,21 @@ impl Receiving {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(sending) = &mut self.sending
-            && sending.poll(context).is_ready()
+            && let Poll::Ready(sent) = sending.poll(context)
         {
             self.sending = None;
+            if let Err(Broken::Client(fault)) = sent {
+                return Poll::Ready(Some(Err(fault.into())));
+            }
         }
-        let frame = ready!(self.stream.poll_frame(context));
+        let frame = match (self.stream.poll_frame(context), &mut self.pace) {
+            (Poll::Ready(frame), _) => frame,
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(pace)) => {
+                ready!(pace.poll(context));
+                return Poll::Ready(Some(Err(UploadFault::Slow.into())));
+            }
+        };
         self.part();
         Poll::Ready(match frame {
             // A reset breaks the body off, whatever its reason: those without an error come after the end (RFC 9113 §8.1).
@@ -62,6 +85,11 @@ impl Receiving {
             Some(Ok(frame)) => {
                 if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
+                    if let Some(pace) = &mut self.pace
+                        && !pace.came(data.len())
+                    {
+                        return Poll::Ready(Some(Err(UploadFault::Slow.into())));
+                    }
                 }
                 Some(Ok(frame))
             }
@@ -94,6 +122,8 @@ pub struct Sending<B> {
     /// Taken from the body; waits for the window.
     waiting: Option<Bytes>,
     begun: bool,
+    /// Bytes that were.
+    sent: u64,
 }
 
 /// Why a body did not get to its end.
@@ -101,6 +131,8 @@ pub struct Sending<B> {
 pub enum Broken {
     /// It broke off; the other end was told.
     Body,
+    /// Likewise, because of the client.
+    Client(UploadFault),
     /// The other end takes no more.
     Peer,
 }
@@ -112,7 +144,7 @@ where
     /// Nothing of `body` was sent yet.
     #[must_use]
     pub fn new(body: B, stream: Writer) -> Self {
-        Self { body, stream, waiting: None, begun: false }
+        Self { body, stream, waiting: None, begun: false, sent: 0 }
     }
 
     /// Whether the other end did something on the stream that it may not do.
@@ -143,7 +175,9 @@ where
         loop {
             if let Some(data) = &mut self.waiting {
                 let (end, count) = (self.body.is_end_stream(), data.len());
-                ready!(self.stream.poll_send(context, data, end)).map_err(|_| Broken::Peer)?;
+                let polled = self.stream.poll_send(context, data, end);
+                self.sent += (count - data.len()) as u64;
+                ready!(polled).map_err(|_| Broken::Peer)?;
                 self.waiting = None;
                 if end {
                     return Poll::Ready(Ok(()));
@@ -163,10 +197,7 @@ where
                         }
                     }
                 },
-                Some(Err(error)) => {
-                    self.stream.reset(reason(&*error.into()));
-                    return Poll::Ready(Err(Broken::Body));
-                }
+                Some(Err(error)) => return Poll::Ready(Err(self.broken(error.into()))),
                 None => {
                     let ended = ready!(self.stream.poll_send(context, &mut Bytes::new(), true));
                     return Poll::Ready(ended.map_err(|_| Broken::Peer));
@@ -176,9 +207,61 @@ where
     }
 }
 
+impl<B> Sending<B> {
+    /// Tells the other end that the body broke off with `error`.
+    fn broken(&self, error: BodyError) -> Broken {
+        self.stream.reset(reason(&*error));
+        UploadFault::behind(&*error).map_or(Broken::Body, Broken::Client)
+    }
+}
+
+impl Sending<ResponseBody> {
+    /// Ready, and the client told, when an answer that waits for the client is overdue, or the client takes nothing of it for as
+    /// long as `taking` allows. To be asked when [`Sending::poll`] is pending.
+    pub fn poll_taken(&mut self, context: &mut Context<'_>, taking: &mut Taking) -> Poll<Broken> {
+        if self.waiting.is_none() {
+            // Nothing waits: the endpoint's turn, and the body has looked at its deadline itself.
+            taking.patience.renew();
+            return Poll::Pending;
+        }
+        if let Poll::Ready(error) = self.body.poll_overdue(context) {
+            return Poll::Ready(self.broken(error));
+        }
+        // Others on the connection may have their turn.
+        let seen = (self.sent, self.stream.held_up());
+        if std::mem::replace(&mut taking.seen, seen) != seen {
+            taking.patience.renew();
+        }
+        ready!(taking.patience.poll(context));
+        self.body.untaken();
+        // Not ENHANCE_YOUR_CALM, which tells a client that it asks for too much: gRPC's take it for RESOURCE_EXHAUSTED.
+        self.stream.reset(Reason::CANCEL);
+        Poll::Ready(Broken::Client(UploadFault::Slow))
+    }
+}
+
+/// Whether a client takes its answer.
+#[derive(Debug)]
+pub struct Taking {
+    patience: Patience,
+    /// What it had taken when it was last looked at: of the stream, and of others where the connection has no room.
+    seen: (u64, Option<u64>),
+}
+
+impl Taking {
+    /// It must take something within `limit`.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { patience: Patience::new(limit), seen: (0, None) }
+    }
+}
+
 /// Why a stream has to be reset when a body breaks off with `error`: as the other side's was, if it was. A fault of the other
 /// side is none of this one's, and a reset without an error would look like an end.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
+    if UploadFault::behind(error).is_some() {
+        return Reason::CANCEL;
+    }
     match stream_error(error) {
         Some(stream::Error::Reset(reason)) if reason != Reason::NO_ERROR => reason,
         Some(stream::Error::Unprocessed) => Reason::REFUSED_STREAM,

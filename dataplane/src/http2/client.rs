@@ -24,6 +24,7 @@ use super::stream::Error;
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
 use crate::interim::Interims;
+use crate::patience::UploadFault;
 use crate::upstream::{STREAMS_PER_CONNECTION, SendError};
 
 /// What an endpoint may do: send ahead on all streams of a connection, so that clients who take nothing hold up nobody else,
@@ -113,8 +114,14 @@ impl Sender {
                 && let Poll::Ready(sent) = body.poll(context)
             {
                 sending = None;
-                if sent == Err(Broken::Body) {
-                    return Poll::Ready(Err(SendError::Failed(ProxyError::ClientGone)));
+                match sent {
+                    Ok(()) | Err(Broken::Peer) => {}
+                    Err(Broken::Body | Broken::Client(UploadFault::Broken)) => {
+                        return Poll::Ready(Err(SendError::Failed(ProxyError::ClientGone)));
+                    }
+                    Err(Broken::Client(UploadFault::Slow)) => {
+                        return Poll::Ready(Err(SendError::Failed(ProxyError::TooSlow)));
+                    }
                 }
             }
             loop {

@@ -117,6 +117,8 @@ pub struct Connection {
     said_no_table: bool,
     /// Wait for room, or for the connection's window.
     blocked: VecDeque<u32>,
+    /// Bytes of bodies that were sent.
+    passed: u64,
     /// Wait until a stream may be opened.
     openers: Vec<Waker>,
     /// Reset by us.
@@ -217,6 +219,7 @@ impl Connection {
             next: 1,
             said_no_table: false,
             blocked: VecDeque::new(),
+            passed: 0,
             openers: Vec::new(),
             resets: VecDeque::new(),
             forgotten: false,

@@ -134,6 +134,12 @@ impl Writer {
         self.link.borrow_mut().poll_send(self.number, context, data, end)
     }
 
+    /// See [`Connection::held_up`].
+    #[must_use]
+    pub fn held_up(&self) -> Option<u64> {
+        self.link.borrow().held_up(self.number)
+    }
+
     /// Ends the body.
     ///
     /// # Errors

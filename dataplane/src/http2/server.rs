@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -15,7 +15,7 @@ use routing::{Flag, Limit, Protocol};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::body::{Receiving, Sending};
+use super::body::{Receiving, Sending, Taking};
 use super::connection::{Accepted, Config, Connection, Role};
 use super::driver::{Driver, silent};
 use super::flow;
@@ -109,7 +109,8 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     let (reader, writer) = link::halves(link, stream);
     let (parts, ()) = request.into_parts();
     let bodiless = parts.method == Method::HEAD;
-    let body = Incoming::Http2(Receiving::new(&parts.headers, reader, None));
+    let patience = worker.registry().limits().patience();
+    let body = Incoming::Http2(Receiving::new(&parts.headers, reader, None).paced(patience));
     let request = Request::from_parts(parts, body);
     let interims = Interims::of(&request);
     let inform = |context: &mut Context<'_>| {
@@ -137,7 +138,7 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     match (answer.await, begun) {
         (Ok(answer), _) => {
             poll_fn(inform).await;
-            send(writer, answer, bodiless).await;
+            send(writer, answer, bodiless, patience).await;
         }
         (Err(error), begun) => {
             resets.reset(Instant::now());
@@ -152,8 +153,8 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
     }
 }
 
-/// `bodiless`: the answer is to HEAD.
-async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool) {
+/// `bodiless`: the answer is to HEAD. The client must take something of it within `patience`.
+async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool, patience: Duration) {
     let (mut parts, body) = answer.into_parts();
     parts.version = Version::HTTP_2;
     // Without a meaning in an answer, and not allowed in HTTP/2 (RFC 9113 §8.2.2).
@@ -164,9 +165,13 @@ async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool) {
     // What an endpoint answers to HEAD has no body; ours has the length that another request would get.
     let end = body.is_end_stream() || bodiless && matches!(body, ResponseBody::Own(_));
     if writer.respond(&Response::from_parts(parts, ()), end).is_ok() && !end {
-        let mut sending = Sending::new(body, writer);
+        let (mut sending, mut taking) = (Sending::new(body, writer), Taking::new(patience));
         // How it ended was told to whom it concerns: the stream, and the record within the body.
-        let _ = poll_fn(|context| sending.poll(context)).await;
+        let _ = poll_fn(|context| match sending.poll(context) {
+            Poll::Pending => sending.poll_taken(context, &mut taking).map(Err),
+            ended => ended,
+        })
+        .await;
         if sending.faulted() {
             cut(Flag::DownstreamProtocolError, || drop(sending));
         }

@@ -11,6 +11,7 @@ use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
 use crate::gate::Kind;
 use crate::interim::{Heard, Interims};
+use crate::patience::UploadFault;
 
 /// A connection that one request may use.
 #[derive(Debug)]
@@ -98,6 +99,9 @@ async fn send_http1(
         Err(mut error) => Err(match error.take_message() {
             Some(unsent) => SendError::Unsent(Box::new(unsent)),
             None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
+            None if UploadFault::behind(error.error()) == Some(UploadFault::Slow) => {
+                SendError::Failed(ProxyError::TooSlow)
+            }
             None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
             None => SendError::Failed(ProxyError::Reset),
         }),

@@ -40,6 +40,7 @@ pub struct Bed {
     pub proxy: Proxy,
     pub port: u16,
     pub table: Table,
+    route: api::Route,
     _reserved: Reserved,
 }
 
@@ -55,7 +56,8 @@ impl Bed {
         let (proxy, reserved) = (start(), reserve());
         let mut route = mk_route(reserved.port);
         change(&mut route);
-        let mut bed = Self { proxy, port: reserved.port, table: Table::new(1), _reserved: reserved };
+        let (port, table) = (reserved.port, Table::new(1));
+        let mut bed = Self { proxy, port, table, route: route.clone(), _reserved: reserved };
         bed.apply(&route).await;
         bed
     }
@@ -63,6 +65,13 @@ impl Bed {
     pub async fn apply(&mut self, route: &api::Route) {
         self.table = self.table.upsert(route).unwrap();
         assert_eq!(self.proxy.apply(self.table.clone()).await.len(), 0);
+    }
+
+    /// Runs `change` over the route that is in force.
+    pub async fn change(&mut self, change: impl FnOnce(&mut api::Route)) {
+        change(&mut self.route);
+        self.route.counter += 1;
+        self.apply(&self.route.clone()).await;
     }
 
     pub async fn connect(&self) -> Client {

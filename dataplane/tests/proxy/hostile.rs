@@ -22,15 +22,15 @@ use crate::frames;
 use crate::limits::{PING, PREFACE, hanging, opening};
 use crate::sight::log;
 
-const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+pub const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// Kind, flags, stream and payload of the next frame.
-async fn next(stream: &mut TcpStream) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
+pub async fn next(stream: &mut TcpStream) -> std::io::Result<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head).await?;
     let [a, b, c, kind, flags, number @ ..] = head;
@@ -40,7 +40,7 @@ async fn next(stream: &mut TcpStream) -> std::io::Result<(u8, u8, u32, Vec<u8>)>
 }
 
 /// POST / of `web` with a body of two bytes to come.
-fn posting(stream: u32) -> Vec<u8> {
+pub fn posting(stream: u32) -> Vec<u8> {
     frame(1, 4, stream, &[0x83, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b', 0x0f, 13, 1, b'2'])
 }
 

@@ -24,6 +24,7 @@ mod requests;
 mod retries;
 mod rules;
 mod sight;
+mod stalls;
 mod strict;
 mod translated;
 mod zones;

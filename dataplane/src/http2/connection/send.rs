@@ -124,6 +124,7 @@ impl Connection {
             stream.may_send.send(count);
             stream.sent = last;
             self.may_send.send(count);
+            self.passed += count as u64;
             turn -= count;
             if self.out.capacity() == 0 {
                 self.out.reserve((HEAD + count).next_multiple_of(FIRST_ROOM));
@@ -137,6 +138,13 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// What was sent of all bodies, if the stream waits for room on the connection, which others may have had; `None` if it waits
+    /// for its own window.
+    #[must_use]
+    pub fn held_up(&self, number: u32) -> Option<u64> {
+        self.streams.get(&number).filter(|stream| stream.blocked).map(|_| self.passed)
     }
 
     /// Ready when the stream does not go on.
