@@ -243,8 +243,8 @@ async fn exchange(
         let mut lease = upstream.lease(version, connect_timeout, fresh).await.ok()?;
         let mut response = match lease.send(request, None).await {
             Ok(response) => response,
-            // A pooled connection that the endpoint had closed.
-            Err(SendError::Unsent(unsent)) => {
+            // A pooled connection that the endpoint had closed, or that is full.
+            Err(SendError::Unsent(unsent) | SendError::Full(unsent)) => {
                 request = *unsent;
                 continue;
             }

@@ -35,6 +35,9 @@ use crate::{forward, replay, rules, upgrade};
 const MAX_ENDPOINTS: usize = 3;
 /// Latency that a failed connection counts as, so that an endpoint that fails fast does not attract requests.
 pub const FAILURE_LATENCY: Duration = Duration::from_secs(1);
+/// Connections to one endpoint that turn out to take no more streams before a request is sent elsewhere: the first says how many
+/// it takes, the next ones are chosen by that.
+const MAX_FULL: u32 = 4;
 
 /// Answers one request; `interims` gets what an endpoint says before its answer.
 pub async fn handle(
@@ -348,7 +351,7 @@ async fn attempt(
     mut request: Request<RequestBody>,
     interims: &Interims,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut fresh = false;
+    let (mut fresh, mut full) = (false, 0);
     loop {
         let mut lease = match upstream.lease(version, timeout, fresh).await {
             Ok(lease) => lease,
@@ -369,8 +372,13 @@ async fn attempt(
             Err(error) => error,
         };
         request = match (error, copy) {
+            (SendError::Full(unsent), _) if full < MAX_FULL => {
+                full += 1;
+                request = *unsent;
+                continue;
+            }
             (SendError::Unsent(unsent), _) if lease.reused() => *unsent,
-            (SendError::Unsent(unsent), _) => {
+            (SendError::Unsent(unsent) | SendError::Full(unsent), _) => {
                 upstream.observe(FAILURE_LATENCY);
                 return Err(Failure::Unsent(unsent));
             }

@@ -18,6 +18,7 @@ use routing::outlier::Health;
 use routing::pool::{IDLE_TIMEOUT, Pool};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 pub use self::lease::{Lease, SendError};
 use crate::body::RequestBody;
@@ -29,6 +30,9 @@ use crate::pods::PodCell;
 const MAX_IDLE: usize = 256;
 /// Requests under way on one HTTP/2 connection before another is opened.
 pub const STREAMS_PER_CONNECTION: u32 = 100;
+/// HTTP/2 connections to one endpoint, of one worker: more than anybody needs whose endpoints take a hundred streams, and a bound
+/// for those that take one, or refuse them all.
+const MAX_SHARED: usize = 128;
 
 /// One endpoint as one worker sees it.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ pub struct Upstream {
     shared: RefCell<Vec<Shared>>,
     /// Serialises dialling of HTTP/2 connections: a burst of requests needs one, not one each.
     dialling: tokio::sync::Mutex<()>,
+    /// Told when a request over HTTP/2 is over.
+    room: Notify,
+    /// Streams that it takes on one connection, by what it said last.
+    takes: Cell<u32>,
     latency: Cell<PeakEwma>,
     in_flight: Cell<u32>,
     open: Rc<Cell<u32>>,
@@ -195,6 +203,8 @@ impl Upstream {
             plain: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
+            room: Notify::new(),
+            takes: Cell::new(u32::MAX),
             latency: Cell::new(PeakEwma::among(peers, Duration::ZERO)),
             in_flight: Cell::new(0),
             open: Rc::default(),

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::body::{Broken, Receiving, Sending};
-use super::connection::{Config, Connection, Role};
+use super::connection::{Config, Connection, Opens, Role};
 use super::driver::{Driver, silent};
 use super::flow;
 use super::frame::Reason;
 use super::head::Protocol;
-use super::link::{Link, Opener};
+use super::link::{Link, Opener, Seat};
 use super::stream::Error;
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
@@ -78,6 +78,27 @@ impl Sender {
         self.requests.closed()
     }
 
+    /// Streams that the endpoint takes at a time, if it has said anything yet.
+    #[must_use]
+    pub fn takes(&self) -> Option<u32> {
+        self.requests.takes()
+    }
+
+    /// A place for a request, if there are fewer than `most`, under way or about to be.
+    #[must_use]
+    pub fn seat(&self, most: u32) -> Option<Seat> {
+        self.requests.seat(most)
+    }
+
+    /// Whether a stream can be opened; an endpoint that never says how many it takes takes no other.
+    async fn opens(&self) -> Opens {
+        if let Some(opens) = self.requests.opens() {
+            return opens;
+        }
+        let said = poll_fn(|context| self.requests.poll_opens(context));
+        tokio::time::timeout(FIRST_SETTINGS, said).await.unwrap_or(Opens::Full)
+    }
+
     /// Whether the endpoint takes an extended CONNECT: its settings say so, which come first (RFC 9113 §3.4).
     async fn connects(&self) -> bool {
         let said = poll_fn(|context| self.requests.poll_connects(context));
@@ -85,20 +106,23 @@ impl Sender {
     }
 
     /// Sends a request and waits for the head of the answer, of which `interims` gets what comes before it; what is left of
-    /// the request's body then is sent while the answer is read.
+    /// the request's body then is sent while the answer is read. Its `seat` is given up as soon as it is under way.
     ///
     /// # Errors
     /// When there is no answer.
     pub async fn send(
         &self,
         request: Request<RequestBody>,
+        seat: Option<Seat>,
         interims: Option<&Interims>,
     ) -> Result<Response<Incoming>, SendError> {
         if request.extensions().get::<Protocol>().is_some() && !self.connects().await && !self.requests.closed() {
             return Err(SendError::Failed(ProxyError::NotSpoken));
         }
-        if !poll_fn(|context| self.requests.poll_ready(context)).await {
-            return Err(SendError::Unsent(Box::new(request)));
+        match self.opens().await {
+            Opens::Now => {}
+            Opens::Full => return Err(SendError::Full(Box::new(request))),
+            Opens::Never => return Err(SendError::Unsent(Box::new(request))),
         }
         let (mut parts, body) = request.into_parts();
         let end = body.is_end_stream();
@@ -108,6 +132,7 @@ impl Sender {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         let (reader, writer) = self.requests.open(&Request::from_parts(parts, ()), end);
+        drop(seat);
         let mut sending = (!end).then(|| Box::new(Sending::new(body, writer)));
         let answer = poll_fn(|context| {
             if let Some(body) = &mut sending

@@ -32,8 +32,9 @@ pub const ROOM: usize = 64 * 1024;
 pub const TURN: usize = frame::MAX_PAYLOAD;
 /// Bytes that may wait before nothing more is read: the other end asks for answers, and takes none.
 const CONGESTED: usize = 2 * ROOM;
-/// Streams that are opened before the other end has said how many it takes.
-const FIRST_STREAMS: u32 = 100;
+/// Streams that are opened before the other end has said how many it takes, which it does at once (§3.4): what it would refuse
+/// could not always be sent again.
+const FIRST_STREAMS: u32 = 1;
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,17 @@ pub struct Config {
     pub connects: bool,
     /// Streams that may be reset for its faults, beyond those that end in order, before the connection is given up.
     pub faults: u32,
+}
+
+/// Whether a stream can be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// It can.
+    Now,
+    /// The other end takes no more at a time.
+    Full,
+    /// None can be any more.
+    Never,
 }
 
 /// A request that came.
@@ -133,6 +145,8 @@ pub struct Connection {
     ended: bool,
     /// Those who open streams.
     pub(super) senders: u32,
+    /// Streams that are about to be opened.
+    pub(super) seats: u32,
     /// Something came, since this was last looked at.
     pub(super) heard: bool,
 }
@@ -142,7 +156,8 @@ pub struct Connection {
 struct Peer {
     window: u32,
     payload: usize,
-    streams: u32,
+    /// Streams that it takes at a time; any number if it does not say.
+    streams: Option<u32>,
     /// Whether it takes an extended CONNECT; not known before its first settings.
     connects: Option<bool>,
 }
@@ -214,7 +229,7 @@ impl Connection {
             window: Receiving::new(config.window),
             growth: Growth::new(config.growth),
             may_send: Sending::new(DEFAULT_WINDOW),
-            peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: FIRST_STREAMS, connects: None },
+            peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: None, connects: None },
             last: 0,
             next: 1,
             said_no_table: false,
@@ -228,6 +243,7 @@ impl Connection {
             drain: Drain::Not,
             ended: false,
             senders: 0,
+            seats: 0,
             heard: false,
         }
     }

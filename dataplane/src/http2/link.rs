@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 
-use super::connection::Connection;
+use super::connection::{Connection, Opens};
 use super::frame::Reason;
 use super::stream::{Error, Half};
 
@@ -34,9 +34,27 @@ impl Opener {
         self.0.borrow().closes()
     }
 
-    /// Ready when a stream may be opened, or none can be any more (false).
-    pub fn poll_ready(&self, context: &Context<'_>) -> Poll<bool> {
+    /// See [`Connection::opens`].
+    #[must_use]
+    pub fn opens(&self) -> Option<Opens> {
+        self.0.borrow().opens()
+    }
+
+    /// Ready when it is known whether a stream can be opened.
+    pub fn poll_opens(&self, context: &Context<'_>) -> Poll<Opens> {
         self.0.borrow_mut().may_open(context).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// See [`Connection::takes`].
+    #[must_use]
+    pub fn takes(&self) -> Option<u32> {
+        self.0.borrow().takes()
+    }
+
+    /// A place for a stream, if there are fewer than `most` of both.
+    #[must_use]
+    pub fn seat(&self, most: u32) -> Option<Seat> {
+        self.0.borrow_mut().take_seat(most).then(|| Seat(Rc::clone(&self.0)))
     }
 
     /// Ready when it is known whether the other end takes an extended CONNECT.
@@ -44,7 +62,7 @@ impl Opener {
         self.0.borrow_mut().may_connect(context).map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// Sends the head of a request, as [`Opener::poll_ready`] has just allowed.
+    /// Sends the head of a request, as [`Opener::opens`] has just allowed.
     #[must_use]
     pub fn open(&self, request: &Request<()>, end: bool) -> (Reader, Writer) {
         let number = self.0.borrow_mut().open(request, end);
@@ -65,6 +83,16 @@ impl Drop for Opener {
         if connection.senders == 0 {
             connection.wake_driver();
         }
+    }
+}
+
+/// A place for a stream that is about to be opened.
+#[derive(Debug)]
+pub struct Seat(Link);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.borrow_mut().seats -= 1;
     }
 }
 

@@ -11,10 +11,14 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::lease::{Connection, Lease};
-use super::{DialError, Idle, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
+use super::{DialError, Idle, MAX_SHARED, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
 use crate::gate::{Admitted, Kind, Overflow, Permit};
 use crate::http2::client;
 use crate::listener::keep_alive;
+
+/// While a request waits for a stream of an endpoint that has none to spare, the time after which it is looked whether the
+/// endpoint says that it takes more. That a request is over is told at once.
+const ROOM_STEP: Duration = Duration::from_millis(50);
 
 impl Upstream {
     /// A fresh connection; where the arm's are limited it may be one that was just used, after a wait of `timeout` at most.
@@ -69,7 +73,7 @@ impl Upstream {
                 connection
             }
         });
-        if let Some(Connection::Http2(shared)) = &lease.connection {
+        if let Some(Connection::Http2(shared, _)) = &lease.connection {
             shared.streams.open.set(shared.streams.open.get() + 1);
             shared.streams.total.set(shared.streams.total.get().saturating_add(1));
         }
@@ -100,9 +104,41 @@ impl Upstream {
                 let mut shared = self.shared.borrow_mut();
                 let most = self.pool.get().max_requests_per_connection.unwrap_or(u32::MAX);
                 shared.retain_mut(|shared| !shared.sender.is_closed() && shared.streams.total.get() < most);
-                let free = shared.iter().find(|shared| shared.streams.open.get() < STREAMS_PER_CONNECTION);
-                free.cloned().map(Connection::Http2)
+                shared.iter().find_map(|shared| self.seat(shared))
             }
+        }
+    }
+
+    /// A place on an HTTP/2 connection that has one. What the endpoint said last holds for one on which it has not said anything
+    /// yet, but that one stream is tried.
+    fn seat(&self, shared: &Shared) -> Option<Connection> {
+        let takes = match shared.sender.takes() {
+            Some(takes) => {
+                self.takes.set(takes);
+                takes
+            }
+            None => self.takes.get().max(1),
+        };
+        let seat = shared.sender.seat(takes.min(STREAMS_PER_CONNECTION))?;
+        Some(Connection::Http2(shared.clone(), Some(seat)))
+    }
+
+    /// A place on one of the HTTP/2 connections; `None` if another connection may be made. Where that would not help, since the
+    /// endpoint takes no streams at all, or there are too many, a place is waited for: whoever asks limits the time.
+    async fn room(&self, fresh: bool) -> Option<Connection> {
+        loop {
+            let most = self.shared.borrow().len() >= MAX_SHARED;
+            if (!fresh || most)
+                && let Some(connection) = self.pooled(Version::Http2)
+            {
+                return Some(connection);
+            }
+            let none = self.shared.borrow().iter().any(|shared| shared.sender.takes() == Some(0));
+            if !none && !most {
+                return None;
+            }
+            // Told or not, it is looked again.
+            let _ = tokio::time::timeout(ROOM_STEP, self.room.notified()).await;
         }
     }
 
@@ -144,7 +180,7 @@ impl Upstream {
             }
             Version::Http2 => {
                 let _turn = self.dialling.lock().await;
-                if !fresh && let Some(connection) = self.pooled(version) {
+                if let Some(connection) = self.room(fresh).await {
                     return Ok(connection);
                 }
                 let streams =
@@ -156,7 +192,9 @@ impl Upstream {
                 if !self.retired.get() {
                     self.shared.borrow_mut().push(shared.clone());
                 }
-                Ok(Connection::Http2(shared))
+                // Its first place.
+                let seat = shared.sender.seat(1);
+                Ok(Connection::Http2(shared, seat))
             }
         }
     }

@@ -10,6 +10,7 @@ use super::{Idle, MAX_IDLE, Shared, Ticket, Upstream};
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
 use crate::gate::Kind;
+use crate::http2::link::Seat;
 use crate::interim::{Heard, Interims};
 use crate::patience::UploadFault;
 
@@ -24,7 +25,8 @@ pub struct Lease {
 #[derive(Debug)]
 pub(super) enum Connection {
     Http1(http1::SendRequest<RequestBody>, Ticket),
-    Http2(Shared),
+    /// With a place for the request, until it is under way.
+    Http2(Shared, Option<Seat>),
 }
 
 /// Why a request was not answered.
@@ -32,6 +34,8 @@ pub(super) enum Connection {
 pub enum SendError {
     /// None of it was sent.
     Unsent(Box<Request<RequestBody>>),
+    /// None of it was sent: the endpoint takes no more streams on this connection.
+    Full(Box<Request<RequestBody>>),
     /// The endpoint says that it has not looked at it.
     Refused,
     /// Anything else.
@@ -56,7 +60,7 @@ impl Lease {
     ) -> Result<Response<Incoming>, SendError> {
         match self.connection.as_mut().expect("a lease has a connection until it is given back") {
             Connection::Http1(sender, _) => send_http1(sender, request, interims).await,
-            Connection::Http2(shared) => shared.sender.send(request, interims).await,
+            Connection::Http2(shared, seat) => shared.sender.send(request, seat.take(), interims).await,
         }
     }
 
@@ -111,7 +115,8 @@ async fn send_http1(
 impl Drop for Lease {
     fn drop(&mut self) {
         self.upstream.in_flight.set(self.upstream.in_flight.get() - 1);
-        if let Some(Connection::Http2(shared)) = &self.connection {
+        if let Some(Connection::Http2(shared, _)) = &self.connection {
+            self.upstream.room.notify_one();
             shared.streams.open.set(shared.streams.open.get() - 1);
             if self.upstream.pool.get().idle_timeout.is_some() {
                 shared.streams.idle_since.set(Instant::now());

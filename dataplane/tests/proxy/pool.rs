@@ -1,9 +1,11 @@
 //! Limits of the connections to the endpoints: never exceeded, waits bounded, and what is too much answered 503.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use bytes::Bytes;
+use h2::server::SendResponse;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{self, SendRequest};
@@ -11,9 +13,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::common::{Bed, Client, Origin, eventually, raw_origin, stable, within};
+use crate::{frames, hostile};
 
 /// Longer than any test: who waits is not turned away.
 const LONG_MS: u64 = 3_600_000;
@@ -346,4 +349,110 @@ async fn a_tcp_connection_too_many_is_closed() {
         }
     })
     .await;
+}
+
+/// An endpoint over HTTP/2 that says on each connection that it takes `most` streams at a time, and gives each to the receiver.
+/// It resets those that are too many.
+async fn taking(
+    most: u32,
+) -> (SocketAddr, mpsc::UnboundedReceiver<(Request<h2::RecvStream>, SendResponse<Bytes>)>, Arc<AtomicUsize>) {
+    let (streams, received) = mpsc::unbounded_channel();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let address = raw_origin(move |_, stream| {
+        let (streams, count) = (streams.clone(), Arc::clone(&count));
+        async move {
+            count.fetch_add(1, SeqCst);
+            let mut connection =
+                h2::server::Builder::new().max_concurrent_streams(most).handshake(stream).await.unwrap();
+            while let Some(Ok(stream)) = connection.accept().await {
+                let _ = streams.send(stream);
+            }
+        }
+    })
+    .await;
+    (address, received, connections)
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_few_streams_gets_more_connections() {
+    const MOST: u32 = 2;
+    const CALLS: usize = 7;
+    let (address, mut streams, connections) = taking(MOST).await;
+    let bed = Bed::new(|route| {
+        stable(route, address);
+        route.http = Some(api::HttpPolicy { connect_timeout_ms: 60_000, ..Default::default() });
+    })
+    .await;
+    let mut client = frames::connect(&bed).await;
+    // At first nobody knows what it takes, and then it is known.
+    for round in 0..2 {
+        let mut answers = Vec::new();
+        for _ in 0..CALLS {
+            client = within(client.ready()).await.unwrap();
+            answers.push(client.send_request(frames::post(), true).unwrap().0);
+        }
+        let mut held = Vec::new();
+        while held.len() < CALLS {
+            held.push(within(streams.recv()).await.unwrap());
+        }
+        for (_, mut respond) in held {
+            respond.send_response(Response::new(()), true).unwrap();
+        }
+        for answer in answers {
+            assert_eq!(within(answer).await.unwrap().status(), 200);
+        }
+        let most = if round == 0 { CALLS } else { 2 * CALLS.div_ceil(MOST as usize) };
+        assert!(connections.load(SeqCst) <= most, "{connections:?} in round {round}");
+    }
+    assert_eq!(bed.counters(api::Arm::Stable).succeeded, 2 * CALLS as u64);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_no_stream_is_one_that_cannot_be_reached() {
+    let (address, _streams, connections) = taking(0).await;
+    let bed = Bed::new(|route| {
+        stable(route, address);
+        route.http = Some(api::HttpPolicy { connect_timeout_ms: 100, ..Default::default() });
+    })
+    .await;
+    let mut client = frames::connect(&bed).await;
+    // The first one finds out.
+    for call in 0..10 {
+        let (answer, _) = client.send_request(frames::post(), true).unwrap();
+        let status = within(answer).await.unwrap().status().as_u16();
+        assert!(status == 503 || call == 0 && status == 502, "{status} of call {call}");
+    }
+    assert!(connections.load(SeqCst) <= 2, "{connections:?}: one for each worker");
+    assert!(bed.metrics().contains("flag=\"UF\""));
+}
+
+#[tokio::test]
+async fn who_refuses_every_stream_does_not_get_a_connection_for_each() {
+    const CALLS: usize = 300;
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let address = raw_origin(move |_, mut stream| {
+        let count = Arc::clone(&count);
+        async move {
+            count.fetch_add(1, SeqCst);
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.unwrap();
+            stream.write_all(hostile::SETTINGS).await.unwrap();
+            while let Ok((kind, _, asked, _)) = hostile::next(&mut stream).await {
+                if kind == 1 {
+                    let _ = stream.write_all(&hostile::frame(3, 0, asked, &[0, 0, 0, 7])).await;
+                }
+            }
+        }
+    })
+    .await;
+    let bed = Bed::new(|route| stable(route, address)).await;
+    let mut client = frames::connect(&bed).await;
+    for _ in 0..CALLS {
+        let get = Request::get("http://web/").body(()).unwrap();
+        let (answer, _) = client.send_request(get, true).unwrap();
+        assert_eq!(within(answer).await.unwrap().status(), 502);
+    }
+    assert!(connections.load(SeqCst) < CALLS / 2, "{connections:?}");
 }

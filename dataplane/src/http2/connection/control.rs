@@ -45,7 +45,7 @@ impl Connection {
                 self.wake_openers();
             }
             setting::MAX_CONCURRENT_STREAMS => {
-                self.peer.streams = value;
+                self.peer.streams = Some(value);
                 self.wake_openers();
             }
             setting::INITIAL_WINDOW_SIZE => {

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 
 use super::super::frame::{self, MAX_WINDOW, Reason};
 use super::super::stream::{Error, Half, Stream};
-use super::{Connection, Drain, Role};
+use super::{Connection, Drain, FIRST_STREAMS, Opens, Role};
 
 /// Streams that were reset lately, whose frames may still come (§5.4.2). As many resets as are nobody's business in ten
 /// seconds.
@@ -36,16 +36,40 @@ impl Connection {
         self.openers.push(context.waker().clone());
     }
 
-    /// Whether a stream may be opened; `None`: not yet, and the task is woken when one may.
-    pub fn may_open(&mut self, context: &Context<'_>) -> Option<bool> {
+    /// Whether a stream may be opened; `None`: it is not known yet how many the other end takes.
+    #[must_use]
+    pub fn opens(&self) -> Option<Opens> {
         if self.closes() {
-            return Some(false);
+            return Some(Opens::Never);
         }
-        if self.open >= self.peer.streams {
+        match self.takes() {
+            None if self.open >= FIRST_STREAMS => None,
+            Some(most) if self.open >= most => Some(Opens::Full),
+            None | Some(_) => Some(Opens::Now),
+        }
+    }
+
+    /// As [`Connection::opens`]; the task is woken when it is known.
+    pub fn may_open(&mut self, context: &Context<'_>) -> Option<Opens> {
+        let opens = self.opens();
+        if opens.is_none() {
             self.wait_to_open(context);
-            return None;
         }
-        Some(true)
+        opens
+    }
+
+    /// Streams that the other end takes at a time, if it has said anything yet.
+    #[must_use]
+    pub fn takes(&self) -> Option<u32> {
+        let known = self.peer.streams.is_some() || self.peer.connects.is_some();
+        known.then(|| self.peer.streams.unwrap_or(u32::MAX))
+    }
+
+    /// Takes a place for a stream, if there are fewer than `most` of both.
+    pub fn take_seat(&mut self, most: u32) -> bool {
+        let free = self.open + self.seats < most;
+        self.seats += u32::from(free);
+        free
     }
 
     /// Whether the other end takes an extended CONNECT; `None`: it has not said yet, and the task is woken when it has.

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::super::frame::{self, HEAD, Head, Reason, flag, kind};
 use super::super::stream::{Error, Half};
-use super::{CONGESTED, Config, Connection, ROOM, Role};
+use super::{CONGESTED, Config, Connection, Opens, ROOM, Role};
 use crate::interim::MAX_INTERIM;
 
 const CONFIG: Config = Config {
@@ -414,21 +414,23 @@ fn an_endpoint_that_goes_away_has_not_seen_the_streams_past_its_last() {
 fn a_client_opens_no_more_streams_than_it_may() {
     let mut client = Connection::new(Role::Client, CONFIG);
     client.senders = 1;
-    client.receive(&frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]));
     let request = Request::get("http://web/").body(()).unwrap();
-    assert_eq!(client.may_open(&noop()), Some(true));
+    assert_eq!(client.may_open(&noop()), Some(Opens::Now));
     let stream = client.open(&request, true);
     let woken = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&woken));
     for _ in 0..3 {
-        assert_eq!(client.may_open(&Context::from_waker(&waker)), None);
+        assert_eq!(client.may_open(&Context::from_waker(&waker)), None, "nobody knows yet");
     }
+    client.receive(&frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]));
+    assert_eq!((woken.0.load(SeqCst), client.may_open(&noop())), (1, Some(Opens::Full)));
+    assert!(client.take_seat(2) && !client.take_seat(2));
     // What is informational comes before the answer.
     client.receive(&frame(kind::HEADERS, 4, stream, &[0x08, 3, b'1', b'0', b'3']));
     assert!(matches!(client.poll_head(stream, &noop()), Poll::Ready(Ok(head)) if head.status() == 103));
     assert!(client.poll_head(stream, &noop()).is_pending());
     client.receive(&frame(kind::HEADERS, 5, stream, &[0x88]));
-    assert_eq!((woken.0.load(SeqCst), client.may_open(&noop())), (1, Some(true)));
+    assert_eq!(client.may_open(&noop()), Some(Opens::Now));
 }
 
 #[derive(Default)]

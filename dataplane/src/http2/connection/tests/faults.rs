@@ -111,10 +111,10 @@ fn fewer_streams_than_are_open_let_none_begin_until_they_end() {
     let streams: Vec<u32> = (0..3).map(|_| client.open(&request, true)).collect();
     client.receive(&frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]));
     for stream in streams {
-        assert_eq!(client.may_open(&noop()), None);
+        assert_eq!(client.may_open(&noop()), Some(Opens::Full));
         client.receive(&frame(kind::HEADERS, 5, stream, &[0x88]));
     }
-    assert_eq!(client.may_open(&noop()), Some(true));
+    assert_eq!(client.may_open(&noop()), Some(Opens::Now));
 }
 
 #[test]
