@@ -10,7 +10,7 @@ use routing::Flag;
 use tokio::time::Sleep;
 
 use crate::h1::pipe::Pipe;
-use crate::http2::body::Receiving;
+use crate::http2::body::{Receiving, faulted};
 use crate::mirror::Copy;
 use crate::patience::UploadFault;
 use crate::record::{Record, cut};
@@ -147,6 +147,7 @@ impl Passing {
             Poll::Ready(Some(Err(error))) => {
                 match UploadFault::behind(&*error) {
                     Some(fault) => self.blame_client(fault),
+                    None if faulted(&*error) => self.break_off(Flag::UpstreamProtocolError),
                     None => self.break_off(Flag::UpstreamConnectionTermination),
                 }
                 Poll::Ready(Some(Err(error)))

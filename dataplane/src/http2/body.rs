@@ -65,8 +65,11 @@ impl Receiving {
             && let Poll::Ready(sent) = sending.poll(context)
         {
             self.sending = None;
-            if let Err(Broken::Client(fault)) = sent {
-                return Poll::Ready(Some(Err(fault.into())));
+            match sent {
+                Ok(()) | Err(Broken::Peer) => {}
+                // That we have reset the stream for it is no fault of the endpoint.
+                Err(Broken::Body) => return Poll::Ready(Some(Err(UploadFault::Broken.into()))),
+                Err(Broken::Client(fault)) => return Poll::Ready(Some(Err(fault.into()))),
             }
         }
         let frame = match (self.stream.poll_frame(context), &mut self.pace) {
@@ -269,6 +272,12 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
             Reason::INTERNAL_ERROR
         }
     }
+}
+
+/// Whether a body broke off because what the other end sent was not valid.
+#[must_use]
+pub fn faulted(error: &(dyn Error + 'static)) -> bool {
+    matches!(stream_error(error), Some(stream::Error::Fault(_)))
 }
 
 /// What ended the stream, if that is what broke a body off.

@@ -343,6 +343,8 @@ impl Connection {
         self.accepted.clear();
         let error = match self.role {
             Role::Server => Error::Fault(reason),
+            // Who has not even said its settings does not speak HTTP/2.
+            Role::Client if self.peer.connects.is_none() => Error::Fault(reason),
             // A stream is not to blame for what another one, or none, has done.
             Role::Client => Error::Closed,
         };

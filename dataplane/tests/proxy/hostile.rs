@@ -220,3 +220,51 @@ async fn the_last_answer_of_a_drain_is_not_lost_to_what_its_client_still_sends()
     drop(client);
     within(drained).await.unwrap();
 }
+
+/// An endpoint that answers the first stream of each connection with `said`, of which stream 1 is.
+async fn answering(said: Vec<u8>) -> SocketAddr {
+    raw_origin(move |_, mut stream| {
+        let said = said.clone();
+        async move {
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.unwrap();
+            while !matches!(next(&mut stream).await, Ok((1, ..)) | Err(_)) {}
+            stream.write_all(&said).await.unwrap();
+            // Until the proxy is done with it.
+            while next(&mut stream).await.is_ok() {}
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_http_is_told_from_one_that_does_not_come() {
+    let with = |frames: &[&[u8]]| [&[SETTINGS], frames].concat().concat();
+    let (ok, long) = (frame(1, 4, 1, &[0x88]), frame(1, 4, 1, &[0x88, 0x0f, 13, 1, b'2']));
+    let rows = [
+        ("no status", with(&[&frame(1, 5, 1, &[0x0f, 13, 1, b'2'])]), "UPE"),
+        // :status by its name, with a value of its own.
+        ("101", with(&[&frame(1, 5, 1, &[0x08, 3, b'1', b'0', b'1'])]), "UPE"),
+        ("a body before its head", with(&[&frame(0, 1, 1, b"1")]), "UPE"),
+        ("more than its length", with(&[&long, &frame(0, 0, 1, b"three")]), "UPE"),
+        ("less than its length", with(&[&long, &frame(0, 1, 1, b"1")]), "UPE"),
+        ("not HTTP/2", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec(), "UPE"),
+        ("a reset", with(&[&frame(3, 0, 1, &[0, 0, 0, 2])]), "UC"),
+        ("a reset within", with(&[&ok, &frame(0, 0, 1, b"some"), &frame(3, 0, 1, &[0, 0, 0, 2])]), "UC"),
+        ("a goodbye", with(&[&ok, &frame(7, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])]), "UC"),
+    ];
+    for (name, said, flag) in rows {
+        let address = answering(said).await;
+        let bed = Bed::new(|route| stable(route, address)).await;
+        let (answer, _) = frames::connect(&bed).await.send_request(frames::post(), true).unwrap();
+        if let Ok(mut answer) = within(answer).await
+            && answer.status() != StatusCode::BAD_GATEWAY
+        {
+            frames::read(answer.body_mut()).await.unwrap_err();
+        }
+        assert_eq!(bed.counters(api::Arm::Stable).errors, 1, "{name}");
+        let metrics = bed.metrics();
+        let flags: Vec<_> = metrics.lines().filter(|line| line.starts_with("sluice_proxy_response_flags")).collect();
+        assert!(flags.len() == 1 && flags[0].contains(&format!("flag=\"{flag}\"")), "{name}: {flags:?}");
+    }
+}
