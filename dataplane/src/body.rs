@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -11,6 +12,7 @@ use tokio::time::Sleep;
 
 use crate::h1::pipe::Pipe;
 use crate::http2::body::{Receiving, faulted};
+use crate::limits::PATIENCE;
 use crate::mirror::Copy;
 use crate::patience::UploadFault;
 use crate::record::{Record, cut};
@@ -253,7 +255,28 @@ impl Body for ResponseBody {
     }
 }
 
+impl Incoming {
+    /// How long is waited for more of it, where that is limited.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        match self {
+            Self::Http1(_) | Self::Piped(_) | Self::Tunnel(_) => PATIENCE,
+            Self::Http2(body) => body.patience(),
+        }
+    }
+}
+
 impl RequestBody {
+    /// How long is waited for more of it, where that is limited.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        match self {
+            Self::Empty | Self::Whole(_) => PATIENCE,
+            Self::Client(incoming) | Self::Copied(incoming, _) => incoming.patience(),
+            Self::Replay(replay) => replay.patience(),
+        }
+    }
+
     /// The client's `body`, of which `copy` is made, if it is.
     #[must_use]
     pub fn of(body: Incoming, copy: Option<Copy>) -> Self {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request};
@@ -199,6 +200,12 @@ impl Replay {
             self.next += 1;
         }
         polled
+    }
+
+    /// How long is waited for more of it, where that is limited.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.kept.borrow().incoming.patience()
     }
 
     /// As `Body::is_end_stream`.

@@ -18,6 +18,7 @@ use super::head::content_length;
 use super::link::{Reader, Writer};
 use super::stream;
 use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::limits::PATIENCE;
 use crate::patience::{Pace, Patience, UploadFault};
 
 /// What the other end sends.
@@ -30,6 +31,8 @@ pub struct Receiving {
     sending: Option<Box<Sending<RequestBody>>>,
     /// Of a client that has said how much it sends.
     pace: Option<Box<Pace>>,
+    /// Time in which something must come of it, where that is limited.
+    patience: Duration,
 }
 
 impl Receiving {
@@ -37,7 +40,7 @@ impl Receiving {
     #[must_use]
     pub fn new(headers: &HeaderMap, stream: Reader, sending: Option<Box<Sending<RequestBody>>>) -> Self {
         let left = content_length(headers).unwrap_or(None);
-        let mut receiving = Self { stream, left, sending, pace: None };
+        let mut receiving = Self { stream, left, sending, pace: None, patience: PATIENCE };
         receiving.part();
         receiving
     }
@@ -46,17 +49,24 @@ impl Receiving {
     /// much it sends. Others may be streams, of gRPC for one, on which nothing is said until there is something to say.
     #[must_use]
     pub fn paced(mut self, limit: Duration) -> Self {
+        self.patience = limit;
         self.pace = self.left.filter(|left| *left > 0).map(|_| Box::new(Pace::new(limit)));
         self
+    }
+
+    /// How long is waited for more of it.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// An answer may end before the request: the rest is sent all the same.
     fn part(&mut self) {
         if self.sending.is_some()
             && self.stream.drained()
-            && let Some(mut sending) = self.sending.take()
+            && let Some(sending) = self.sending.take()
         {
-            spawn_local(async move { poll_fn(|context| sending.poll(context)).await });
+            spawn_local(rest(sending));
         }
     }
 
@@ -241,6 +251,25 @@ impl Sending<ResponseBody> {
         self.stream.reset(Reason::CANCEL);
         Poll::Ready(Broken::Client(UploadFault::Slow))
     }
+}
+
+/// Sends what is left of a request after the end of its answer, for as long as it gets on: nobody waits for it but this stream of
+/// the endpoint, so who sends it may be no slower than one over HTTP/1.1, nor may who takes it.
+async fn rest(mut sending: Box<Sending<RequestBody>>) {
+    let (mut pace, mut seen) = (Pace::new(sending.body.patience()), sending.sent);
+    poll_fn(|context| {
+        if sending.poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let passed = sending.sent - std::mem::replace(&mut seen, sending.sent);
+        let in_time = passed == 0 || pace.came(usize::try_from(passed).unwrap_or(usize::MAX));
+        if in_time && pace.poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        sending.stream.reset(Reason::CANCEL);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Whether a client takes its answer.

@@ -167,6 +167,22 @@ async fn a_stream_on_which_nothing_is_said_for_a_while_goes_on() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_request_after_its_answer_is_not_waited_for_without_end() {
+    let (bed, mut streams) = frames::bed().await;
+    patience(&bed, 300);
+    let mut client = narrow(&bed, 100).await;
+    // Without a length, and without an end.
+    client.write_all(&frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'])).await.unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(frame_of(&mut client, 1).await.0 & 1, 1, "the answer is whole");
+    assert_eq!(frames::read(request.body_mut()).await.unwrap_err().reason(), Some(Reason::CANCEL));
+    assert_eq!(reset(&mut client).await, Reason::NO_ERROR, "the client need not go on");
+    let counters = bed.counters(api::Arm::Stable);
+    assert_eq!((counters.succeeded, counters.started), (1, 1), "{counters:?}");
+}
+
+#[tokio::test]
 async fn over_http1_it_has_the_same_flag() {
     let post = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 9\r\n\r\n";
     let get = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";
