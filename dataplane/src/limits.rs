@@ -16,6 +16,11 @@ const FIELD_OVERHEAD: usize = 32;
 /// Time in which a client must send something of a body that is waited for, or take something of an answer.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Time without a stream after which an HTTP/2 connection of a client ends: Envoy's, and longer than the half hour after which
+/// gRPC's own channels go idle, so that they and not we close them. One connection serves many requests, and costs a client
+/// that keeps it more to open again than one over HTTP/1.1.
+pub const IDLE: Duration = Duration::from_secs(60 * 60);
+
 /// Written by the side thread, read by workers: each value is a load from a line that hardly ever changes.
 #[derive(Debug)]
 pub struct InForce {
@@ -28,6 +33,7 @@ pub struct InForce {
     headers: AtomicUsize,
     streams: AtomicU32,
     patience_ms: AtomicU64,
+    idle_ms: AtomicU64,
     reached: [AtomicU64; LIMITS.len()],
     ports: Mutex<BTreeMap<u16, Weak<PortConnections>>>,
 }
@@ -49,11 +55,13 @@ impl InForce {
             headers: AtomicUsize::new(0),
             streams: AtomicU32::new(0),
             patience_ms: AtomicU64::new(0),
+            idle_ms: AtomicU64::new(0),
             reached: Default::default(),
             ports: Mutex::default(),
         };
         limits.set(default);
         limits.set_patience(PATIENCE);
+        limits.set_idle(IDLE);
         limits
     }
 
@@ -115,6 +123,17 @@ impl InForce {
     /// Changes [`InForce::patience`] for connections, over HTTP/2 for streams, that come.
     pub fn set_patience(&self, patience: Duration) {
         self.patience_ms.store(patience.as_millis().try_into().unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// [`IDLE`], but in tests.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms.load(Relaxed))
+    }
+
+    /// Changes [`InForce::idle`] for connections that come.
+    pub fn set_idle(&self, idle: Duration) {
+        self.idle_ms.store(idle.as_millis().try_into().unwrap_or(u64::MAX), Relaxed);
     }
 
     /// The limit that the head of an HTTP/2 request is past, if any.

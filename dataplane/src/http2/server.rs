@@ -38,6 +38,9 @@ const LIST_SCALE: usize = 2;
 /// Streams that may be reset for the client's faults before the connection is given up (CVE-2025-8671).
 const FAULTS: u32 = 128;
 
+/// Looks at a connection within the time that it may be idle; it is one or two of them late.
+const IDLE_LOOKS: u32 = 60;
+
 /// Serves a client that speaks HTTP/2, whose first bytes (RFC 9113 §3.4) were read, until its connection ends.
 pub async fn serve(worker: Rc<Worker>, slot: Rc<Slot>, stream: TcpStream, client: IpAddr) {
     let limits = worker.registry().limits().now();
@@ -63,6 +66,7 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, link: &Link, stream: TcpStrea
     let mut driver = Driver::new(stream, Rc::clone(link));
     let mut silent = pin!(silent(link, || true));
     let mut draining = pin!(worker.reached(Phase::Draining));
+    let mut idle = pin!(idle(link, worker.registry().limits().idle()));
     let (client, mut drains) = (Client::new(client), false);
     let resets = Rc::new(Resets::new(Instant::now()));
     let received = |link: &Link| {
@@ -91,7 +95,7 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, link: &Link, stream: TcpStrea
         }
     };
     poll_fn(|context| {
-        if !drains && draining.as_mut().poll(context).is_ready() {
+        if !drains && (draining.as_mut().poll(context).is_ready() || idle.as_mut().poll(context).is_ready()) {
             drains = true;
             link.borrow_mut().drain();
         }
@@ -101,6 +105,17 @@ async fn run(worker: &Rc<Worker>, slot: &Rc<Slot>, link: &Link, stream: TcpStrea
         silent.as_mut().poll(context).map(Ok)
     })
     .await
+}
+
+/// Waits until no stream was open for `limit`. A client that answers pings would otherwise hold its connection without end.
+async fn idle(link: &Link, limit: Duration) {
+    let (mut looks, mut before) = (0, None);
+    while looks < IDLE_LOOKS {
+        tokio::time::sleep(limit / IDLE_LOOKS).await;
+        let now = link.borrow().rests_after();
+        looks = if now.is_some() && now == before { looks + 1 } else { 0 };
+        before = now;
+    }
 }
 
 /// One stream.

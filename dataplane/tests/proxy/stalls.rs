@@ -183,6 +183,27 @@ async fn what_is_left_of_a_request_after_its_answer_is_not_waited_for_without_en
 }
 
 #[tokio::test]
+async fn a_client_that_asks_for_nothing_is_told_goodbye() {
+    let bed = hanging().await;
+    bed.proxy.shared().registry.limits().set_idle(Duration::from_millis(300));
+    let (mut idle, mut busy) = (narrow(&bed, 100).await, narrow(&bed, 100).await);
+    busy.write_all(&opening(1)).await.unwrap();
+    // First that it ends, then, when it has answered, that it has ended; so that no request is lost on its way.
+    for last in [0x7fff_ffff_u32, 0] {
+        let (_, goodbye) = frame_of(&mut idle, 7).await;
+        assert_eq!(goodbye, [last.to_be_bytes(), [0; 4]].concat());
+        if last > 0 {
+            let (_, ping) = frame_of(&mut idle, 6).await;
+            idle.write_all(&frame(6, 1, 0, &ping)).await.unwrap();
+        }
+    }
+    assert!(within(next(&mut idle)).await.is_err(), "and it closes");
+    // Many times as long.
+    let goodbye = tokio::time::timeout(Duration::from_secs(2), frame_of(&mut busy, 7)).await;
+    assert!(goodbye.is_err(), "who waits for an answer is not idle: {goodbye:?}");
+}
+
+#[tokio::test]
 async fn over_http1_it_has_the_same_flag() {
     let post = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 9\r\n\r\n";
     let get = "GET / HTTP/1.1\r\nHost: web\r\n\r\n";

@@ -89,6 +89,12 @@ impl Connection {
         self.ended || self.gone.is_some() || self.next > MAX_WINDOW
     }
 
+    /// The last stream that a client has opened, if none is open or held.
+    #[must_use]
+    pub fn rests_after(&self) -> Option<u32> {
+        (self.streams.is_empty() && self.accepted.is_empty()).then_some(self.last)
+    }
+
     /// A fault of the other end, after which the connection cannot go on.
     pub(super) fn violated(&mut self, reason: Reason) {
         self.seen.violated = Some(reason);
