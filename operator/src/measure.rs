@@ -4,27 +4,28 @@
 //! to happen next: traffic has to come, a person has to change something, or the server has to come back. No range is
 //! compared here and nothing is decided; that is `rollout`'s. Every number, name and query may be wrong: none panics.
 //!
-//! Order: types, then [`Measurer`], then the window. `builtin` and `template` make queries, `prometheus` asks them.
+//! Order: [`Measurer`], then the window. `request` is what is asked and `reading` what came of it; `builtin` and `template`
+//! make queries, `prometheus` asks them, in `turns`.
 
 mod builtin;
 mod prometheus;
 mod promql;
+mod reading;
+mod request;
 mod template;
+mod turns;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future;
-use reqwest::Url;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use crate::outbound::{self, Outbound};
 use prometheus::{Problem, Sample};
+pub use reading::{Measurement, Reading};
+pub use request::{BuiltIn, MetricRequest, Source, Subject};
 pub use template::TemplateError;
 use template::Values;
+use turns::Turns;
 
 /// Fewer requests of the canary in the window are no evidence, whatever their outcome.
 pub const DEFAULT_MIN_REQUESTS: u64 = 3;
@@ -36,176 +37,6 @@ const WINDOW_MIN: Duration = Duration::from_secs(10);
 const WINDOW_SCRAPES: u32 = 4;
 /// Scrapes after which a weight has evidence of its own.
 const EVIDENCE_SCRAPES: u32 = 3;
-/// Queries under way at one server; the others wait.
-const CONCURRENT_PER_SERVER: usize = 16;
-/// Servers that are remembered before idle ones are forgotten.
-const SERVERS_REMEMBERED: usize = 64;
-
-/// What one query came to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reading {
-    /// One finite, fresh number.
-    Value(f64),
-    /// The query is fine, there was nothing to measure: no traffic, or too little.
-    NoData {
-        /// One sentence for people.
-        why: String,
-    },
-    /// A person has to change the metric, the template or the address.
-    Unusable {
-        /// One sentence for people: what was wrong and what was expected.
-        why: String,
-    },
-    /// The server could not be asked; it may answer later.
-    Unreachable {
-        /// One sentence for people.
-        why: String,
-    },
-}
-
-impl Reading {
-    /// The number, if it is one.
-    #[must_use]
-    pub const fn value(&self) -> Option<f64> {
-        match self {
-            Self::Value(value) => Some(*value),
-            Self::NoData { .. } | Self::Unusable { .. } | Self::Unreachable { .. } => None,
-        }
-    }
-
-    /// Why there is no number.
-    #[must_use]
-    pub fn why(&self) -> Option<&str> {
-        match self {
-            Self::Value(_) => None,
-            Self::NoData { why } | Self::Unusable { why } | Self::Unreachable { why } => Some(why),
-        }
-    }
-
-    /// One word for conditions, Events and metric labels.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Value(_) => "Measured",
-            Self::NoData { .. } => "NoMetricData",
-            Self::Unusable { .. } => "MetricUnusable",
-            Self::Unreachable { .. } => "MetricsUnreachable",
-        }
-    }
-}
-
-/// A reading and what it rests on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Measurement {
-    /// `metrics[].name`.
-    pub metric: String,
-    /// What the query came to.
-    pub reading: Reading,
-    /// Requests of the canary in the window, for built-ins that Prometheus answered.
-    pub requests: Option<f64>,
-}
-
-/// One metric of one Canary, as plain data.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricRequest {
-    /// `metrics[].name`.
-    pub metric: String,
-    /// Where the query comes from.
-    pub source: Source,
-    /// What is measured.
-    pub subject: Subject,
-    /// `metrics[].interval`.
-    pub declared_window: Option<Duration>,
-    /// `analysis.interval`.
-    pub analysis_interval: Duration,
-    /// Time since every proxy acknowledged the weight in force.
-    pub weight_age: Duration,
-    /// For built-ins: fewer requests in the window are [`Reading::NoData`].
-    pub min_requests: u64,
-}
-
-/// Where a query comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Over the proxies' series, at the operator's metrics server.
-    BuiltIn(BuiltIn),
-    /// `spec` of a `MetricTemplate`.
-    Template {
-        /// Its name.
-        name: String,
-        /// `spec.query`.
-        query: String,
-        /// `spec.provider.address`; the operator's metrics server if absent.
-        address: Option<String>,
-        /// `metrics[].templateVariables`.
-        variables: BTreeMap<String, String>,
-    },
-    /// `templateRef` names a `MetricTemplate` that is not there.
-    Missing {
-        /// The name.
-        name: String,
-    },
-}
-
-/// The metrics that need no template.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BuiltIn {
-    /// Percent of answers that were not 5xx.
-    RequestSuccessRate,
-    /// 99th percentile in milliseconds, interpolated inside the histogram's buckets.
-    RequestDuration,
-    /// Percent of the copied requests that were answered, and not with 5xx; what [`Self::RequestSuccessRate`] is while
-    /// traffic is mirrored. Copies are in no arm, so nothing else reads them.
-    MirroredSuccessRate,
-}
-
-impl BuiltIn {
-    /// The built-in of this name.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "request-success-rate" => Some(Self::RequestSuccessRate),
-            "request-duration" => Some(Self::RequestDuration),
-            _ => None,
-        }
-    }
-
-    /// Unit of its values.
-    #[must_use]
-    pub const fn unit(self) -> &'static str {
-        match self {
-            Self::RequestSuccessRate | Self::MirroredSuccessRate => "%",
-            Self::RequestDuration => "ms",
-        }
-    }
-
-    /// A value for people: `94.81 %`, `182 ms`.
-    #[must_use]
-    pub fn show(self, value: f64) -> String {
-        match self {
-            // Cut, not rounded: 99.999 % with a failure must not read as 100 %.
-            Self::RequestSuccessRate | Self::MirroredSuccessRate => format!("{:.2} %", (value * 100.0).floor() / 100.0),
-            Self::RequestDuration if value < 10.0 => format!("{value:.1} ms"),
-            Self::RequestDuration => format!("{value:.0} ms"),
-        }
-    }
-}
-
-/// The release that is measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// The Canary's namespace.
-    pub namespace: String,
-    /// The Canary's name.
-    pub name: String,
-    /// The Deployment's name.
-    pub target: String,
-    /// The Service's name.
-    pub service: String,
-    /// Pod-template hash under test.
-    pub canary_revision: String,
-}
-
 /// What is the same for all measurements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -368,26 +199,6 @@ impl Measurer {
     }
 }
 
-/// Turns at each server, so that a slow one holds up its own askers only.
-#[derive(Debug, Default)]
-struct Turns {
-    servers: Mutex<HashMap<String, Arc<Semaphore>>>,
-}
-
-impl Turns {
-    async fn take(&self, server: &Url) -> Result<OwnedSemaphorePermit, AcquireError> {
-        let semaphore = {
-            let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
-            if servers.len() >= SERVERS_REMEMBERED {
-                servers.retain(|_, semaphore| Arc::strong_count(semaphore) > 1);
-            }
-            let new = || Arc::new(Semaphore::new(CONCURRENT_PER_SERVER));
-            Arc::clone(servers.entry(outbound::place(server)).or_insert_with(new))
-        };
-        semaphore.acquire_owned().await
-    }
-}
-
 fn no_copies(window: Duration) -> String {
     let window = promql::duration(window);
     format!(
@@ -412,16 +223,6 @@ fn built_in_window(request: &MetricRequest, scrape_interval: Duration) -> Durati
     // To the second: equal queries of one step hit Prometheus' caches, and people can read them.
     let age = Duration::from_secs(request.weight_age.as_secs());
     wanted_window(request, scrape_interval).min(age).max(floor)
-}
-
-impl From<Problem> for Reading {
-    fn from(problem: Problem) -> Self {
-        match problem {
-            Problem::NoData(why) => Self::NoData { why },
-            Problem::Unusable(why) => Self::Unusable { why },
-            Problem::Unreachable(why) => Self::Unreachable { why },
-        }
-    }
 }
 
 #[cfg(test)]

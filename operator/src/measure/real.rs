@@ -4,7 +4,10 @@ use std::{
     fmt::Write as _,
     net::SocketAddr,
     process::Stdio,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use axum::{Router, http::StatusCode, routing};

@@ -1,4 +1,6 @@
-use super::*;
+use reqwest::Url;
+
+use super::{turns::CONCURRENT_PER_SERVER, *};
 use crate::outbound::{
     Policy,
     fault::{Fault, FaultServer},
