@@ -1,15 +1,16 @@
 //! The proxies of a namespace: objects built from its ProxyPool, and the few writes that keep them so.
 //!
-//! `build` (in `pool/build.rs`) is pure. The effects compare with the cached objects first: an idle pool costs no request.
+//! `build` and `limits` are pure, `status` says how far the pool is. The effects compare with the cached objects first: an idle pool costs no request.
 //! The pool may not be taken away while a Service still sends traffic to it; the order is the caller's.
 
 mod build;
 mod limits;
+mod status;
 
 use std::collections::BTreeMap;
 
 use crds::{
-    ProxyPool, ProxyPoolSpec, ProxyPoolStatus,
+    ProxyPool, ProxyPoolSpec,
     names::{FIELD_MANAGER, FINALIZER, POOL_DEFAULT, POOL_NAME},
 };
 use k8s_openapi::api::{
@@ -25,10 +26,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::build::{CA_CONFIG_MAP, build};
 pub use self::limits::limits;
-use crate::{
-    api::{self, ApiError, call},
-    table::Table,
-};
+pub use self::status::{is_ready, mirror};
+use crate::api::{self, ApiError, call};
 
 /// On each object of the pool: digest of what we applied. It shows a change that the comparison of fields cannot see: a
 /// field that we no longer set.
@@ -165,60 +164,6 @@ fn without_resources(object: &impl Serialize) -> serde_json::Value {
     value
 }
 
-/// Writes ProxyPool's status, the table for people, if it has changed. True if it was written.
-///
-/// # Errors
-/// As [`api::call`].
-pub async fn mirror(
-    client: &Client,
-    pool: &ProxyPool,
-    table: &Table,
-    deployment: Option<&Deployment>,
-) -> Result<bool, ApiError> {
-    let status = status(pool, table, deployment);
-    if pool.status.as_ref() == Some(&status) {
-        return Ok(false);
-    }
-    let pools = Api::<ProxyPool>::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
-    // A merge patch keeps keys that it does not name: a port that was given back is taken out by name.
-    let gone = pool.status.iter().flat_map(|old| old.ports.keys()).filter(|key| !status.ports.contains_key(*key));
-    let gone: Vec<_> = gone.cloned().collect();
-    let mut value = serde_json::to_value(&status).expect("a status has a JSON form");
-    for key in gone {
-        value["ports"][key] = serde_json::Value::Null;
-    }
-    let patch = Patch::Merge(serde_json::json!({ "status": value }));
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    call("write the status of ProxyPool default", pools.patch_status(POOL_DEFAULT, &params, &patch)).await?;
-    Ok(true)
-}
-
-fn status(pool: &ProxyPool, table: &Table, deployment: Option<&Deployment>) -> ProxyPoolStatus {
-    let ready = deployment.and_then(|deployment| deployment.status.as_ref()?.ready_replicas);
-    let ports: BTreeMap<_, _> = table
-        .routes
-        .iter()
-        .map(|(key, port)| (format!("{}:{}/{}", key.service, key.port, key.protocol), i32::from(*port)))
-        .collect();
-    ProxyPoolStatus {
-        observed_generation: pool.metadata.generation.unwrap_or_default(),
-        ready_replicas: ready.unwrap_or_default(),
-        routes: i32::try_from(ports.len()).unwrap_or(i32::MAX),
-        ports,
-    }
-}
-
-/// Whether the proxies, as `objects` wants them, are all there and available.
-#[must_use]
-pub fn is_ready(deployment: Option<&Deployment>, objects: &PoolObjects) -> bool {
-    let Some(seen) = deployment.filter(|seen| !is_outdated(&objects.deployment, *seen)) else { return false };
-    let wanted = objects.deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
-    let status = seen.status.clone().unwrap_or_default();
-    status.observed_generation >= seen.metadata.generation
-        && status.updated_replicas.unwrap_or_default() >= wanted
-        && status.available_replicas.unwrap_or_default() >= wanted
-}
-
 /// Takes the pool away; for the namespace's last Canary, after the drain; `seen` is the cached ProxyPool. One that a user
 /// wrote stays, without proxies. Idempotent; true when all of it is gone or going.
 ///
@@ -274,57 +219,24 @@ mod tests {
     use serde_json::json;
 
     use super::{
-        build::fixtures::{mk_pool, mk_settings},
+        build::fixtures::{mk_pool, mk_seen, mk_settings},
         *,
     };
-
-    fn seen(change: impl FnOnce(&mut serde_json::Value)) -> Deployment {
-        let mut value = serde_json::to_value(build(&mk_pool(json!({})), &mk_settings()).deployment).unwrap();
-        value["metadata"]["generation"] = json!(3);
-        value["status"] =
-            json!({ "observedGeneration": 3, "updatedReplicas": 2, "availableReplicas": 2, "readyReplicas": 2 });
-        change(&mut value);
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn a_pool_is_ready_when_this_very_template_is_available_in_full() {
-        let objects = build(&mk_pool(json!({})), &mk_settings());
-        assert!(is_ready(Some(&seen(|_| ())), &objects));
-        assert!(!is_ready(None, &objects));
-        assert!(!is_ready(Some(&seen(|value| value["status"]["observedGeneration"] = json!(2))), &objects));
-        assert!(!is_ready(Some(&seen(|value| value["status"]["updatedReplicas"] = json!(1))), &objects));
-        assert!(!is_ready(Some(&seen(|value| value["status"]["availableReplicas"] = json!(1))), &objects));
-        let other = build(&mk_pool(json!({})), &PoolSettings { image: "other".to_owned(), ..mk_settings() });
-        assert!(!is_ready(Some(&seen(|_| ())), &other));
-    }
 
     #[test]
     fn a_hand_edit_and_a_changed_setting_are_written_over_and_defaults_are_not() {
         let wanted = build(&mk_pool(json!({})), &mk_settings()).deployment;
         let container = "/spec/template/spec/containers/0";
-        let defaulted = seen(|value| {
+        let defaulted = mk_seen(|value| {
             value["spec"]["revisionHistoryLimit"] = json!(10);
             value["spec"]["template"]["spec"]["dnsPolicy"] = json!("ClusterFirst");
             value.pointer_mut(container).unwrap()["resources"]["requests"]["cpu"] = json!("0.1");
         });
         assert!(!is_outdated(&wanted, &defaulted));
-        let edited = seen(|value| value.pointer_mut(container).unwrap()["image"] = json!("evil"));
+        let edited = mk_seen(|value| value.pointer_mut(container).unwrap()["image"] = json!("evil"));
         assert!(is_outdated(&wanted, &edited));
         let larger = build(&mk_pool(json!({ "resources": { "requests": { "cpu": "2" } } })), &mk_settings()).deployment;
-        assert!(is_outdated(&larger, &seen(|_| ())));
-    }
-
-    #[test]
-    fn the_status_mirrors_routes_for_people() {
-        let mut table = Table::default();
-        let key = crate::table::RouteKey { service: "web".to_owned(), port: 80, protocol: "TCP".to_owned() };
-        table.routes.insert(key, 15_000);
-        let status = status(&mk_pool(json!({})), &table, Some(&seen(|_| ())));
-        assert_eq!(
-            serde_json::to_value(status).unwrap(),
-            json!({ "observedGeneration": 4, "readyReplicas": 2, "routes": 1, "ports": { "web:80/TCP": 15000 } })
-        );
+        assert!(is_outdated(&larger, &mk_seen(|_| ())));
     }
 
     #[test]

@@ -311,28 +311,6 @@ fn volumes() -> Vec<Volume> {
 }
 
 #[cfg(test)]
-pub(crate) mod fixtures {
-    use super::*;
-
-    pub(crate) fn mk_pool(spec: serde_json::Value) -> ProxyPool {
-        serde_json::from_value(serde_json::json!({
-            "apiVersion": "sluice.dev/v1beta1", "kind": "ProxyPool",
-            "metadata": { "name": "default", "namespace": "shop", "uid": "p-1", "generation": 4 },
-            "spec": spec
-        }))
-        .unwrap()
-    }
-
-    pub(crate) fn mk_settings() -> PoolSettings {
-        PoolSettings {
-            image: "sluice.dev/sluice-proxy:1".to_owned(),
-            image_pull_policy: Some("IfNotPresent".to_owned()),
-            operator: "sluice-operator.sluice-system.svc:9443".to_owned(),
-            ca_bundle: "PEM".to_owned(),
-            scrape: true,
-        }
-    }
-}
-
+pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;
