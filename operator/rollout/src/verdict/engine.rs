@@ -1,21 +1,25 @@
 //! The engine of one Canary: takes seconds, holds on bad input, says what is to happen.
 //!
 //! It decides in this order: evidence of harm, then what makes the input unusable, then what makes the arms
-//! incomparable, then whether the step has its own evidence. Bad input never moves evidence in either direction.
+//! incomparable, then whether the step has its own evidence (the last three: `decision`). Bad input never moves evidence in
+//! either direction. What survives a restart is `journal`.
+
+mod decision;
+mod journal;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::buckets::Buckets;
-use super::config::{Config, ConfigError, Mode, Policy, SPLIT_FAULT, SUSPICION, WEAK_REQUESTS};
-use super::counters::{Arm, Delta, PROXIES, Second};
+use super::config::{Config, ConfigError, Mode, SUSPICION};
+use super::counters::{Delta, PROXIES, Second};
 use super::evidence::Evidence;
-use super::history::{History, METRICS};
+use super::history::History;
 use super::lanes::{LANES, Lane};
 use super::ledger::{Ledger, Reading};
-use super::report::{Advance, Cause, Decision, Wait};
+use super::report::{Cause, Decision, Wait};
 use super::trial::{Release, Trial};
 use super::words::Facts;
+pub use journal::{Journal, JournalError};
 
 /// What a second came with, besides its counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,42 +34,10 @@ pub struct Circumstances {
     pub canary_pods: u32,
 }
 
-/// The evidence of a release, for `Canary.status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Journal {
-    version: u32,
-    trial: Trial,
-    correlation: [f64; METRICS],
-    decided: Option<Decided>,
-}
-
-/// A journal that cannot be carried on; begin the release anew.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum JournalError {
-    /// Written by another version of the engine.
-    #[error("the journal of the verdict has version {0}, not {JOURNAL_VERSION}")]
-    Version(u32),
-    /// A number that the engine never writes.
-    #[error("the journal of the verdict holds impossible numbers")]
-    Unsound,
-}
-
-impl Journal {
-    /// Whose evidence it is.
-    #[must_use]
-    pub const fn release(&self) -> &Release {
-        &self.trial.release
-    }
-}
-
-const JOURNAL_VERSION: u32 = 2;
 /// A longer silence of the caller is a jump of its clock.
 const LONGEST_SECOND_MS: u64 = 10_000;
 /// Seconds for which a step does not advance after bad input.
 const TROUBLE_S: u32 = 10;
-/// Seconds without requests after which that is named.
-const IDLE_S: u64 = 30;
 /// The share of α that the canary's errors alone may spend at full weight, on top.
 pub(super) const ALONE: f64 = 10.0;
 
@@ -148,32 +120,6 @@ impl Engine {
         self.trial = Some(trial);
     }
 
-    /// Carries on a release from a journal of an earlier process. The seconds in between are not counted.
-    ///
-    /// # Errors
-    /// [`JournalError`]; the engine is then as before.
-    pub fn restore(&mut self, journal: &Journal) -> Result<(), JournalError> {
-        let Journal { version, trial, correlation, decided } = journal;
-        if *version != JOURNAL_VERSION {
-            return Err(JournalError::Version(*version));
-        }
-        if !trial.is_sound(&self.buckets) || !correlation.iter().all(|rho| (0.0..=1.0).contains(rho)) {
-            return Err(JournalError::Unsound);
-        }
-        self.end();
-        self.ledger.follow(&trial.release.stable, &trial.release.canary);
-        self.history.carried(*correlation);
-        let mut trial = trial.clone();
-        trial.resume(&self.buckets);
-        if let Some(cuts) = &trial.cuts {
-            self.history.keep(cuts.slow.map(|c| c.stable));
-        }
-        self.evidence = trial.weigh();
-        self.trial = Some(trial);
-        self.decided.clone_from(decided);
-        Ok(())
-    }
-
     /// Ends a release; what is known of stable stays.
     pub fn end(&mut self) {
         if self.trial.take().is_some() {
@@ -182,17 +128,6 @@ impl Engine {
         self.decided = None;
         self.evidence = 1.0;
         self.trouble = None;
-    }
-
-    /// What a restart needs; `None` without a release.
-    #[must_use]
-    pub fn journal(&self) -> Option<Journal> {
-        self.trial.as_ref().map(|trial| Journal {
-            version: JOURNAL_VERSION,
-            trial: trial.journalled(),
-            correlation: self.history.carry(),
-            decided: self.decided.clone(),
-        })
     }
 
     /// Takes what was learned in one second.
@@ -320,82 +255,9 @@ impl Engine {
         self.decide(cause);
     }
 
-    /// What is to happen, without the numbers behind it.
-    #[must_use]
-    pub fn decision(&self) -> Decision {
-        if let Some(decided) = &self.decided {
-            return Decision::Rollback(decided.cause);
-        }
-        if self.config.mode == Mode::Off {
-            return Decision::Wait(Wait::Off);
-        }
-        let Some(trial) = &self.trial else { return Decision::Wait(Wait::Idle) };
-        if self.weight_percent == 0 {
-            return Decision::Wait(Wait::Idle);
-        }
-        match self.hindrance(trial) {
-            Some(Wait::NoTraffic) => self.without_traffic(trial),
-            Some(wait) => Decision::Wait(wait),
-            None => self.step_decision(trial),
-        }
-    }
-
     /// Whether proxies that should report do not. One that is gone is no silent one; without any, nothing is known.
     fn is_unheard(&self) -> bool {
         self.proxies.is_some_and(|proxies| proxies == 0 || self.reading.heard < proxies)
-    }
-
-    /// What keeps a step from advancing whatever it has seen.
-    fn hindrance(&self, trial: &Trial) -> Option<Wait> {
-        if let Some((wait, _)) = self.trouble {
-            return Some(wait);
-        }
-        let weight = f64::from(self.weight_percent) / 100.0;
-        let [canary, stable] = [Arm::Canary, Arm::Stable].map(|arm| self.ledger.in_flight(arm) as f64);
-        let share = weight / (1.0 - weight).max(0.01);
-        let checks = [
-            (self.is_unheard(), Wait::MetricsUnavailable),
-            (self.canary_pods == 0, Wait::NoEndpoints),
-            (trial.idle_s >= IDLE_S, Wait::NoTraffic),
-            (trial.split_fault >= SPLIT_FAULT.ln(), Wait::TrafficSplitMismatch),
-            (trial.degraded_s > 0, Wait::SharedDegradation),
-            (self.evidence >= SUSPICION, Wait::Suspicious),
-            (trial.stable_degraded, Wait::StableDegraded),
-            (self.weight_percent < 100 && canary > 10.0 + 5.0 * stable * share, Wait::Hanging),
-        ];
-        checks.into_iter().find_map(|(holds, wait)| holds.then_some(wait))
-    }
-
-    fn without_traffic(&self, trial: &Trial) -> Decision {
-        if trial.idle_s < u64::from(self.config.no_traffic_seconds) {
-            return Decision::Wait(Wait::NoTraffic);
-        }
-        match self.config.no_traffic {
-            Policy::Hold => Decision::Wait(Wait::NoTraffic),
-            Policy::Advance => Decision::Advance(Advance::NoTraffic),
-            Policy::Rollback => Decision::Rollback(Cause::NoTraffic),
-        }
-    }
-
-    fn step_decision(&self, trial: &Trial) -> Decision {
-        let step = &trial.step;
-        let collecting = Decision::Wait(Wait::CollectingData);
-        if step.seconds < u64::from(self.config.min_step_seconds) {
-            return collecting;
-        }
-        let alone = trial.is_alone();
-        let enough = -self.config.beta.ln();
-        if step.errors_fine(alone) >= enough && (alone || step.latency_fine() >= enough) {
-            return Decision::Advance(Advance::NonInferior);
-        }
-        if step.seconds < u64::from(self.config.max_step_seconds) || step.seen.canary_n < WEAK_REQUESTS {
-            return collecting;
-        }
-        match self.config.weak_evidence {
-            Policy::Advance => Decision::Advance(Advance::WeakEvidence),
-            Policy::Hold => collecting,
-            Policy::Rollback => Decision::Rollback(Cause::WeakEvidence),
-        }
     }
 
     /// Evidence of harm as a ratio; 1/α takes the canary off.

@@ -3,10 +3,13 @@
 //! A duplicate or late report counts nothing; a restarted proxy, a gap, a change of weight or counters that fall only
 //! set a new baseline: the requests in between are never counted, for neither arm.
 
+mod totals;
+
 use std::mem;
 
 use super::config::SILENT_S;
-use super::counters::{Arm, ArmCounters, ArmDelta, Delta, PODS, PROXIES, Report, Second};
+use super::counters::{Arm, Delta, PODS, PROXIES, Report, Second};
+use totals::Totals;
 
 /// Seconds after which a silent proxy's next report is only a baseline.
 const LONGEST_GAP_S: u32 = 10;
@@ -30,15 +33,6 @@ pub(crate) struct Reading {
     pub(crate) silent_s: u32,
     /// Stable's pods are another version than before.
     pub(crate) new_stable: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Totals {
-    started: u64,
-    completed: u64,
-    errors: u64,
-    client_errors: u64,
-    latency: Vec<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -82,7 +76,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(buckets: usize) -> Self {
-        let empty = Totals { latency: vec![0; buckets], ..Totals::default() };
+        let empty = Totals::new(buckets);
         Self {
             buckets,
             proxies: Vec::new(),
@@ -219,7 +213,7 @@ impl Ledger {
         if self.proxies.len() == PROXIES {
             return None;
         }
-        let empty = Totals { latency: vec![0; self.buckets], ..Totals::default() };
+        let empty = Totals::new(self.buckets);
         self.proxies.push(Proxy {
             name: report.proxy.clone(),
             // Never equal to a first report's pair: that one only sets the baseline.
@@ -323,64 +317,4 @@ fn slot(pods: &mut Vec<Option<Pod>>, name: &str) -> Option<u32> {
     }
     pods.push(pod);
     Some(pods.len() as u32 - 1)
-}
-
-impl Totals {
-    fn reset(&mut self) {
-        let Self { started, completed, errors, client_errors, latency } = self;
-        for count in [started, completed, errors, client_errors] {
-            *count = 0;
-        }
-        latency.fill(0);
-    }
-
-    fn copy(&mut self, from: &Self) {
-        let Self { started, completed, errors, client_errors, latency } = from;
-        self.started = *started;
-        self.completed = *completed;
-        self.errors = *errors;
-        self.client_errors = *client_errors;
-        self.latency.copy_from_slice(latency);
-    }
-
-    fn add(&mut self, counters: &ArmCounters) -> Option<()> {
-        let completed = counters.succeeded.checked_add(counters.client_errors)?.checked_add(counters.errors)?;
-        self.started = self.started.checked_add(counters.started)?;
-        self.completed = self.completed.checked_add(completed)?;
-        self.errors = self.errors.checked_add(counters.errors)?;
-        self.client_errors = self.client_errors.checked_add(counters.client_errors)?;
-        for (bucket, count) in &counters.latency {
-            let total = self.latency.get_mut(*bucket as usize)?;
-            *total = total.checked_add(*count)?;
-        }
-        Some(())
-    }
-
-    /// Whether these can be the same counters, later. Counters that are absent count as never begun.
-    fn follows(&self, before: &Self) -> bool {
-        let Self { started, completed, errors, client_errors, latency } = self;
-        let rises = *started >= before.started
-            && *completed >= before.completed
-            && *errors >= before.errors
-            && *client_errors >= before.client_errors;
-        let believable = |now: u64, before: u64| now.wrapping_sub(before) <= MOST_REQUESTS;
-        rises
-            && believable(*started, before.started)
-            && believable(*completed, before.completed)
-            && (*completed - before.completed) as u128
-                >= u128::from(*errors - before.errors) + u128::from(*client_errors - before.client_errors)
-            && latency.iter().zip(&before.latency).all(|(now, before)| now >= before && believable(*now, *before))
-    }
-
-    fn emit(&self, before: &Self, delta: &mut ArmDelta) {
-        delta.started = delta.started.saturating_add(self.started - before.started);
-        delta.completed = delta.completed.saturating_add(self.completed - before.completed);
-        delta.errors = delta.errors.saturating_add(self.errors - before.errors);
-        delta.client_errors = delta.client_errors.saturating_add(self.client_errors - before.client_errors);
-        for (bucket, (now, before)) in self.latency.iter().zip(&before.latency).enumerate() {
-            if now > before {
-                delta.latency.push((bucket as u32, now - before));
-            }
-        }
-    }
 }

@@ -1,7 +1,11 @@
 //! One release on trial: seconds become strata, strata become evidence.
 //!
 //! Two clocks run: the main stratum (errors, latency, advancing) and the crash stratum (seconds). Both close on totals of
-//! requests, never on how many failed. What a second means for the release is decided in `engine`.
+//! requests, never on how many failed: `strata`. What a second means for the release is decided in `engine`, and what is left
+//! of a trial after a restart in `restart`.
+
+mod restart;
+mod strata;
 
 use std::collections::VecDeque;
 
@@ -11,8 +15,7 @@ use super::advance::{SHOWN, Step};
 use super::alone::Alone;
 use super::buckets::Buckets;
 use super::config::{
-    BURN_IN_S, CAP, CRASH_MAX_S, CRASH_REQUESTS, Config, EPOCH_S, LONG_STRATUM_S, STRATUM_MAX_S, STRATUM_REQUESTS,
-    STRATUM_S,
+    BURN_IN_S, CAP, CRASH_MAX_S, CRASH_REQUESTS, Config, EPOCH_S, STRATUM_MAX_S, STRATUM_REQUESTS, STRATUM_S,
 };
 use super::counters::Delta;
 use super::cuts::{Cuts, Thresholds};
@@ -20,9 +23,7 @@ use super::engine::Circumstances;
 use super::evidence::{Evidence, add};
 use super::history::History;
 use super::kernel::{self, Table, mixture};
-use super::lanes::{
-    CrashStep, ERROR_RATIOS, ErrorStep, LANES, Lane, QUANTILES, SLO_MULTIPLES, latency_step, multiples,
-};
+use super::lanes::{ERROR_RATIOS, LANES, Lane, QUANTILES};
 use super::margins::{Margins, Spread};
 
 /// The two versions of a release, as pod-template hashes.
@@ -37,10 +38,6 @@ pub struct Release {
 
 /// Closed strata that are kept to say how much worse a canary is at least.
 const KEPT_STRATA: usize = 720;
-/// No release lasts longer, in seconds: thirty years.
-const LONGEST_S: u64 = 1_000_000_000;
-/// Odds ratio of 4xx that is worth a word.
-const CLIENT_ERROR_ODDS: f64 = 2.0;
 
 /// The open main stratum.
 #[derive(Clone, Copy, Debug, Default)]
@@ -265,105 +262,9 @@ impl Trial {
         }
     }
 
-    fn close_crash(&mut self) {
-        if self.crash.canary_n > 0 {
-            self.evidence.add_crash(self.crash, &CrashStep::new(self.crash));
-        }
-        self.crash = Table::default();
-        self.crash_since = self.second;
-    }
-
-    fn close_main(&mut self, config: &Config, buckets: &Buckets, history: &mut History) {
-        let stratum = self.open;
-        let cap = if self.second - stratum.since > LONG_STRATUM_S { 2.0 * CAP } else { CAP };
-        self.close_errors(&stratum, cap, config, history);
-        self.close_latency(&stratum, cap, history);
-        self.stable_n = self.stable_n.saturating_add(stratum.errors.stable_n);
-        self.stable_k = self.stable_k.saturating_add(stratum.errors.stable_k);
-        self.watch_slo(stratum.errors, config);
-        if self.second >= self.next_epoch_s {
-            self.evidence.start_epoch(self.second);
-            self.alone.start_epoch();
-            self.next_epoch_s = (self.second / EPOCH_S + 1) * EPOCH_S;
-        }
-        self.open = Open { since: self.second, ..Open::default() };
-        if self.cuts.is_none() {
-            self.set_cuts(config, buckets, history);
-        }
-    }
-
-    fn close_errors(&mut self, stratum: &Open, cap: f64, config: &Config, history: &History) {
-        let table = stratum.errors;
-        let phi = self.cluster(table.canary_n, history.correlation(0));
-        self.dispersion[0] = phi;
-        let expected = self.expected_rate();
-        self.evidence.add_errors(table, &ErrorStep::new(table, config, &self.margins, phi), cap);
-        self.step.add_errors(table, config, expected, phi);
-        self.seen.add(table);
-        let mut client = [0.0; 9];
-        kernel::exact_grid(stratum.client_errors, CLIENT_ERROR_ODDS, &ERROR_RATIOS, &mut client);
-        client.iter_mut().for_each(|log| *log /= phi);
-        add(&mut self.client_errors, &client, cap);
-        if self.is_alone() {
-            self.alone.add(table, self.tolerated_alone(config), phi, cap);
-        }
-        if table.compares() {
-            if self.strata.len() == KEPT_STRATA {
-                self.strata.pop_front();
-            }
-            self.strata.push_back((table, phi));
-        }
-    }
-
-    fn close_latency(&mut self, stratum: &Open, cap: f64, history: &History) {
-        let warm = self.judged_from.is_some_and(|from| stratum.since >= from);
-        if !warm || self.cuts.is_none() {
-            return;
-        }
-        let n = stratum.slow[0].canary_n;
-        let phi: [f64; QUANTILES.len()] = std::array::from_fn(|i| self.cluster(n, history.correlation(1 + i)));
-        self.dispersion[1] = phi[self.evidence.worst_quantile()];
-        self.evidence.add_latency(&stratum.slow, &latency_step(&stratum.slow, &phi), cap);
-        self.step.add_latency(&stratum.fast, SHOWN.map(|i| phi[i]));
-        self.slow_seen.iter_mut().zip(stratum.slow).for_each(|(sum, table)| sum.add(table));
-    }
-
-    /// By how much requests of one stratum count as fewer, because those on one pod fail together.
-    fn cluster(&self, canary_n: u64, correlation: Option<f64>) -> f64 {
-        let per_pod = canary_n as f64 / f64::from(self.canary_pods.max(1));
-        1.0 + (per_pod - 1.0).max(0.0) * correlation.unwrap_or(0.0)
-    }
-
     /// Stable's failure rate, as known so far.
     pub(crate) fn expected_rate(&self) -> f64 {
         (self.stable_k as f64 + 0.5) / (self.stable_n as f64 + 1.0)
-    }
-
-    /// At full weight: the SLO, or 1.5 times what stable may have had, if that is more.
-    fn tolerated_alone(&self, config: &Config) -> f64 {
-        let (n, k) = (self.stable_n as f64, self.stable_k as f64);
-        let upper = if self.stable_n < STRATUM_REQUESTS { 0.0 } else { (k + 3.0 + 3.0 * (k + 2.0).sqrt()) / n };
-        config.slo_error_rate.max(1.5 * upper).min(0.6)
-    }
-
-    /// Whether both arms, or stable alone, are above the SLO in the last minutes.
-    fn watch_slo(&mut self, table: Table, config: &Config) {
-        let minute = |s: u64| s / EPOCH_S;
-        let before = self.open.since;
-        if minute(self.second) > minute(before) {
-            self.recent = [Table::default(), self.recent[0]];
-        }
-        self.recent[0].add(table);
-        let mut recent = self.recent[0];
-        recent.add(self.recent[1]);
-        let breaches = |table: Table| {
-            let mut logs = [0.0; 9];
-            multiples(table, config.slo_error_rate, &SLO_MULTIPLES, &mut logs);
-            mixture(&logs) >= 20_f64.ln()
-        };
-        let (canary, stable) = (breaches(recent), breaches(recent.swapped()));
-        self.stable_degraded = stable;
-        self.degraded_s = if canary && stable { self.degraded_s + (self.second - before) } else { 0 };
     }
 
     /// Recomputes the evidence; as a ratio.
@@ -397,46 +298,5 @@ impl Trial {
             mixture(&logs) >= bound
         };
         STEPS.into_iter().rev().find(|psi0| exceeds(*psi0)).unwrap_or(0.0)
-    }
-
-    /// After a restart: memory is laid out anew, the gap belongs to no stratum.
-    pub(crate) fn resume(&mut self, buckets: &Buckets) {
-        self.evidence.resume();
-        self.latency = [vec![0; buckets.count()], vec![0; buckets.count()]];
-        self.strata.reserve(KEPT_STRATA);
-        self.discard_open();
-    }
-
-    /// A copy small enough for a status.
-    pub(crate) fn journalled(&self) -> Self {
-        Self {
-            evidence: self.evidence.journalled(),
-            strata: VecDeque::new(),
-            latency: [Vec::new(), Vec::new()],
-            ..self.clone()
-        }
-    }
-
-    /// Whether numbers that came from outside can be used.
-    pub(crate) fn is_sound(&self, buckets: &Buckets) -> bool {
-        let cuts = self.cuts.iter().all(|cuts| cuts.is_sound(buckets));
-        let Margins { error_odds, slo_odds, latency } = &self.margins;
-        let margins = [error_odds, slo_odds].into_iter().chain(latency).all(|m| (1.0..=100.0).contains(m));
-        let Spread { pods: _, odds, latency } = &self.spread;
-        let spread = [odds].into_iter().chain(latency).all(|d| (0.0..=100.0).contains(d));
-        let logs = self.client_errors.iter().all(|log| log.is_finite() && *log < 1e6);
-        let times =
-            [self.second, self.next_epoch_s, self.idle_s, self.suspicious_s, self.degraded_s, self.step.seconds];
-        let times = times.into_iter().chain(self.judged_from).all(|second| second <= LONGEST_S);
-        let counts = self.stable_k <= self.stable_n && self.weight_percent <= 100 && self.split_fault.is_finite();
-        self.alone.is_sound()
-            && times
-            && cuts
-            && margins
-            && spread
-            && logs
-            && counts
-            && self.evidence.is_sound()
-            && self.step.is_sound()
     }
 }
