@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::Bench;
 use crate::load::{CONCURRENCY, Load};
-use crate::origin::SMALL;
+use crate::origin::{Origin, SMALL};
 use crate::peers::Kind;
 use crate::report::{Limit, Report, median};
 use crate::setup;
@@ -27,22 +27,21 @@ type Queue = Rc<(RefCell<VecDeque<Instant>>, Notify)>;
 
 /// Measures the endpoints directly and through every proxy, by turns.
 pub(crate) fn run(bench: &Bench, report: &mut Report) -> Result<()> {
+    let loader = Loader::start()?;
     let mut running = Vec::new();
     for peer in &bench.peers {
         let folder = bench.folder.join(NAME);
-        running.push(setup::start(peer, &bench.origin, &bench.cores.proxy, bench.clients, &folder)?);
+        running.push(setup::start(peer, &loader.origin, &bench.cores.proxy, bench.clients, &folder)?);
     }
     let reference = running.iter().find(|proxy| proxy.kind == Kind::Haproxy).or(running.first());
     let reference = reference.context("there is no proxy")?.http1;
     let time = Duration::from_secs(bench.seconds);
     let rate = bench.tools.run(Load::Small, reference, time)?.per_second / 2.0;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measure =
-        |to: SocketAddr| -> Result<Vec<f64>> { tokio::task::LocalSet::new().block_on(&runtime, load(to, rate, time)) };
+    let measure = |to: SocketAddr| loader.measure(to, rate, time);
     // Added to what the endpoints take without a proxy, of each round.
     let mut added: BTreeMap<Kind, [Vec<f64>; 2]> = BTreeMap::new();
     for round in 0..=bench.rounds {
-        let direct = measure(bench.origin.stable)?;
+        let direct = measure(loader.origin.stable)?;
         for proxy in &running {
             let through = measure(proxy.http1).with_context(|| format!("{} is not served", proxy.kind.name()))?;
             if round > 0 {
@@ -68,16 +67,57 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// Latencies in microseconds, in order.
+/// A load to be put on a proxy, and who waits for its latencies.
+struct Order {
+    to: SocketAddr,
+    rate: f64,
+    time: Duration,
+    done: std::sync::mpsc::SyncSender<Result<Vec<f64>>>,
+}
+
+/// Clients and endpoints on one thread that does not sleep while it loads: nothing but the proxy then waits for a scheduler,
+/// however few cores there are.
+struct Loader {
+    origin: Origin,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Loader {
+    fn start() -> Result<Self> {
+        let (orders, mut received) = mpsc::channel::<Order>(1);
+        let origin = Origin::beside(|| async move {
+            while let Some(Order { to, rate, time, done }) = received.recv().await {
+                // Who ordered it is gone when the benchmark fails.
+                let _ = done.send(load(to, rate, time).await);
+            }
+        })?;
+        Ok(Self { origin, orders })
+    }
+
+    /// Latencies in microseconds, in order.
+    fn measure(&self, to: SocketAddr, rate: f64, time: Duration) -> Result<Vec<f64>> {
+        let (done, measured) = std::sync::mpsc::sync_channel(1);
+        self.orders.blocking_send(Order { to, rate, time, done }).ok().context("the load's thread is gone")?;
+        measured.recv().context("the load's thread is gone")?
+    }
+}
+
 async fn load(to: SocketAddr, rate: f64, time: Duration) -> Result<Vec<f64>> {
     let queue: Queue = Rc::default();
     let taken = Rc::new(RefCell::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CONCURRENCY {
-        tasks.spawn_local(connection(to, Rc::clone(&queue), Rc::clone(&taken)));
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        tasks.spawn_local(connection(stream, Rc::clone(&queue), Rc::clone(&taken)));
     }
-    let mut due = pace(rate, time);
-    while let Some(due) = due.recv().await {
+    let begun = Instant::now();
+    for number in 0..(rate * time.as_secs_f64()) as u64 {
+        let due = begun + Duration::from_secs_f64(number as f64 / rate);
+        // Each turn looks at the sockets; a timer has a grain of a millisecond, and a sleep of some 50 µs.
+        while Instant::now() < due {
+            tokio::task::yield_now().await;
+        }
         queue.0.borrow_mut().push_back(due);
         queue.1.notify_one();
         if let Some(ended) = tasks.try_join_next() {
@@ -91,27 +131,7 @@ async fn load(to: SocketAddr, rate: f64, time: Duration) -> Result<Vec<f64>> {
     Ok(latencies)
 }
 
-/// Says when each request is due, from a thread: tokio's timers have a grain of a millisecond, a thread's sleep one of
-/// some 50 µs.
-fn pace(rate: f64, time: Duration) -> mpsc::UnboundedReceiver<Instant> {
-    let (due, receiver) = mpsc::unbounded_channel();
-    std::thread::spawn(move || {
-        let begun = Instant::now();
-        for number in 0..(rate * time.as_secs_f64()) as u64 {
-            let next = begun + Duration::from_secs_f64(number as f64 / rate);
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-            // Nobody listens any more when a connection broke.
-            if due.send(next).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-async fn connection(to: SocketAddr, queue: Queue, taken: Rc<RefCell<Vec<f64>>>) -> Result<()> {
-    let mut stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
+async fn connection(mut stream: TcpStream, queue: Queue, taken: Rc<RefCell<Vec<f64>>>) -> Result<()> {
     let mut answer = Vec::with_capacity(4 * SMALL);
     loop {
         let next = queue.0.borrow_mut().pop_front();
@@ -123,7 +143,7 @@ async fn connection(to: SocketAddr, queue: Queue, taken: Rc<RefCell<Vec<f64>>>) 
         answer.clear();
         while !complete(&answer) {
             if stream.read_buf(&mut answer).await? == 0 {
-                bail!("closed by {to}");
+                bail!("it was closed by the other end");
             }
         }
         taken.borrow_mut().push(due.elapsed().as_secs_f64() * 1e6);

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
 
 /// Size of the small answer's body.
 pub(crate) const SMALL: usize = 1024;
@@ -39,11 +40,16 @@ pub(crate) struct Origin {
 impl Origin {
     /// Starts it; it serves until the process ends.
     pub(crate) fn start() -> Result<Self> {
+        Self::beside(std::future::pending)
+    }
+
+    /// Starts it on a thread that does `work` besides, and serves until that is done.
+    pub(crate) fn beside<W: Future<Output = ()>>(work: impl FnOnce() -> W + Send + 'static) -> Result<Self> {
         let listeners = [std::net::TcpListener::bind("127.0.0.1:0")?, std::net::TcpListener::bind("127.0.0.1:0")?];
         let (stable, canary) = (listeners[0].local_addr()?, listeners[1].local_addr()?);
         let counts: Arc<[AtomicU64; 2]> = Arc::default();
         let counted = Arc::clone(&counts);
-        std::thread::Builder::new().name("origin".to_owned()).spawn(move || run(listeners, &counted))?;
+        std::thread::Builder::new().name("origin".to_owned()).spawn(move || run(listeners, &counted, work))?;
         Ok(Self { stable, canary, counts })
     }
 
@@ -53,11 +59,19 @@ impl Origin {
     }
 }
 
-fn run(listeners: [std::net::TcpListener; 2], counts: &Arc<[AtomicU64; 2]>) {
+fn run<W: Future<Output = ()>>(
+    listeners: [std::net::TcpListener; 2],
+    counts: &Arc<[AtomicU64; 2]>,
+    work: impl FnOnce() -> W,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let served = runtime.block_on(async {
+    let served = LocalSet::new().block_on(&runtime, async {
         let [stable, canary] = listeners;
-        tokio::try_join!(accept(stable, counts, 0), accept(canary, counts, 1))
+        let served = async { tokio::try_join!(accept(stable, counts, 0), accept(canary, counts, 1)).map(|_| ()) };
+        tokio::select! {
+            served = served => served,
+            () = work() => Ok(()),
+        }
     });
     if let Err(error) = served {
         eprintln!("origin: {error:#}");
@@ -65,7 +79,7 @@ fn run(listeners: [std::net::TcpListener; 2], counts: &Arc<[AtomicU64; 2]>) {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, counts: &Arc<[AtomicU64; 2]>, arm: usize) -> Result<()> {
+async fn accept(listener: std::net::TcpListener, counts: &Arc<[AtomicU64; 2]>, arm: usize) -> Result<Infallible> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let answers = Arc::new(Answers::new());
