@@ -78,6 +78,26 @@ async fn the_request_timeout_holds_while_the_client_takes_nothing() {
 }
 
 #[tokio::test]
+async fn it_holds_for_an_http1_client_of_an_http2_endpoint_too() {
+    let (mut bed, mut streams) = frames::bed().await;
+    bed.change(|route| {
+        route.listeners[0].protocol = api::Protocol::H2c.into();
+        route.http = Some(api::HttpPolicy { request_timeout_ms: 2_000, ..Default::default() });
+    })
+    .await;
+    let mut client = bed.connect().await;
+    client.0.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").await.unwrap();
+    let (_request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    // More than the kernels take ahead.
+    body.send_data(vec![7; 64 * 1024 * 1024].into(), false).unwrap();
+    assert_eq!(was_reset(&mut body).await, Reason::CANCEL);
+    let counters = bed.counters(api::Arm::Stable);
+    assert_eq!((counters.errors, counters.in_flight, flagged(&bed, "UT")), (1, 0, true), "{counters:?}");
+    drop(client);
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_is_not_waited_for_without_end() {
     // All of it waits, or what is left after a first piece; and an answer that is received to its end.
     for (window, length) in [(0, BODY), (10, BODY), (10, 100)] {

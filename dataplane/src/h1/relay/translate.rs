@@ -237,7 +237,7 @@ impl Answering<'_> {
         if framing != Framing::None {
             self.body(&mut body, framing).await?;
         }
-        self.send().await?;
+        self.send_of(&mut body).await?;
         Ok(Passed::Whole { keep })
     }
 
@@ -262,7 +262,7 @@ impl Answering<'_> {
                 self.out.extend_from_slice(&data);
             }
             if self.out.len() >= PIECE {
-                self.send().await?;
+                self.send_of(body).await?;
             }
         }
         if matches!(framing, Framing::Length(1..)) {
@@ -284,7 +284,7 @@ impl Answering<'_> {
                 polled => polled.map(Some),
             });
             match polled.await {
-                None => self.send().await?,
+                None => self.send_of(body).await?,
                 Some(frame) => return frame.transpose().map_err(|_: BodyError| ProxyError::Reset),
             }
         }
@@ -306,6 +306,16 @@ impl Answering<'_> {
         for (name, value) in headers {
             text::field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
         }
+    }
+
+    /// Sends what was collected of `body`, for as long as that is not overdue.
+    async fn send_of(&mut self, body: &mut ResponseBody) -> Result<(), ProxyError> {
+        let mut sent = pin!(self.send());
+        poll_fn(|context| match sent.as_mut().poll(context) {
+            Poll::Pending => body.poll_overdue(context).map(|_| Err(ProxyError::Timeout)),
+            sent => sent,
+        })
+        .await
     }
 
     async fn send(&mut self) -> Result<(), ProxyError> {
