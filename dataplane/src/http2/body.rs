@@ -320,3 +320,41 @@ fn stream_error(error: &(dyn Error + 'static)) -> Option<stream::Error> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::task::Waker;
+
+    use http::Request;
+    use http_body_util::StreamBody;
+
+    use super::super::connection::{Config, Connection, Role};
+    use super::super::flow;
+    use super::super::link::{Link, halves};
+    use super::*;
+
+    #[test]
+    fn a_body_in_pieces_takes_turns_with_others() {
+        let (stream_window, window) = (flow::FIRST, flow::window(1));
+        let config =
+            Config { stream_window, growth: 0, window, field_list: 1000, streams: 0, connects: false, faults: 0 };
+        let link = Link::new(Connection::new(Role::Client, config).into());
+        let stream = link.borrow_mut().open(&Request::post("http://web/").body(()).unwrap(), false);
+        let (_reader, writer) = halves(&link, stream);
+        let pieces = (0..6).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[7; TURN / 2]))));
+        let mut sending = Sending::new(StreamBody::new(tokio_stream::iter(pieces)), writer);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut sent = Vec::new();
+        loop {
+            let before = link.borrow().waiting().len();
+            let polled = sending.poll(&mut context);
+            // Two frames' heads, or the end's.
+            sent.push((link.borrow().waiting().len() - before) / TURN);
+            if polled.is_ready() {
+                break;
+            }
+        }
+        assert_eq!(sent, [1, 1, 1, 0]);
+    }
+}

@@ -8,6 +8,9 @@ use super::frame::MAX_PAYLOAD;
 /// Bytes of a piece: it leaves as one frame.
 pub const PIECE: usize = MAX_PAYLOAD;
 
+/// A piece that is larger has room for all that it may have.
+const SMALL: usize = PIECE / 4;
+
 /// Bytes in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Pieces {
@@ -21,6 +24,10 @@ impl Pieces {
     pub fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (now, rest) = bytes.split_at(bytes.len().min(PIECE - self.last.len()));
+            // One that may become full is not moved until it is.
+            if self.last.capacity() < PIECE && self.last.len() + now.len() > SMALL {
+                self.last.reserve_exact(PIECE - self.last.len());
+            }
             self.last.extend_from_slice(now);
             bytes = rest;
             if self.last.len() == PIECE {
@@ -60,7 +67,7 @@ mod tests {
             body.chunks(size).for_each(|bytes| pieces.push(bytes));
             assert!(!pieces.is_empty());
             while let Some(piece) = pieces.pop() {
-                assert!((1..=PIECE).contains(&piece.len()));
+                assert!((1..=PIECE).contains(&piece.len()) && piece.capacity() <= PIECE);
                 taken.extend_from_slice(&piece);
             }
             assert!(taken == body && pieces.is_empty(), "in pieces of {size}");

@@ -14,6 +14,8 @@ use super::{Connection, ROOM, TURN};
 
 /// First room: the heads of a handful of small messages.
 const FIRST_ROOM: usize = 4 * 1024;
+/// Room for all that bodies may have waiting, and a little more: what waits is not moved as it becomes more.
+const WHOLE_ROOM: usize = ROOM + TURN + FIRST_ROOM;
 
 impl Connection {
     /// Opens a stream, which [`Connection::may_open`] has allowed, and returns its number.
@@ -126,9 +128,7 @@ impl Connection {
             self.may_send.send(count);
             self.passed += count as u64;
             turn -= count;
-            if self.out.capacity() == 0 {
-                self.out.reserve((HEAD + count).next_multiple_of(FIRST_ROOM));
-            }
+            self.make_room(count, last);
             let flags = if last { flag::END_STREAM } else { 0 };
             frame::write(&mut self.out, kind::DATA, flags, number, &data[..count]);
             data.advance(count);
@@ -163,6 +163,16 @@ impl Connection {
     #[must_use]
     pub fn faulted(&self, number: u32) -> bool {
         self.streams.get(&number).is_some_and(|stream| matches!(stream.error, Some(Error::Fault(_))))
+    }
+
+    /// For a frame of a body: for all of them if it is large and not the last one.
+    fn make_room(&mut self, count: usize, last: bool) {
+        let (frame, out) = (HEAD + count, &mut self.out);
+        if out.capacity() - out.len() >= frame {
+            return;
+        }
+        let whole = WHOLE_ROOM.saturating_sub(out.len()).max(frame);
+        out.reserve(if last || count < TURN / 2 { frame.next_multiple_of(FIRST_ROOM) } else { whole });
     }
 
     /// A stream on which more may be sent.

@@ -481,6 +481,21 @@ fn bodies_wait_for_windows_and_for_room_and_are_woken() {
 }
 
 #[test]
+fn what_waits_is_not_moved_as_a_body_fills_the_room() {
+    let mut server = server();
+    server.receive(&[opening(1, 1), frame(kind::WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0])].concat());
+    server.receive(&frame(kind::WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0]));
+    server.flushed();
+    let mut data = Bytes::from(vec![7; 100_000]);
+    assert!(server.poll_send(1, &mut noop(), &mut data, true).is_pending());
+    let before = server.out.as_ptr();
+    while server.out.len() < ROOM {
+        assert!(server.poll_send(1, &mut noop(), &mut data, true).is_pending());
+    }
+    assert_eq!((server.out.as_ptr(), data.len()), (before, 100_000 - ROOM));
+}
+
+#[test]
 fn a_broken_connection_is_told_to_all_its_streams() {
     let mut server = server();
     server.receive(&opening(1, 0));
