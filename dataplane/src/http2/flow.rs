@@ -11,6 +11,8 @@ pub const FIRST: u32 = DEFAULT_WINDOW;
 pub const GROWTH: u32 = 2 * 1024 * 1024;
 /// The largest window of a stream, doubled four times: 1 ms of 8 Gbit/s, or 20 ms of 400 Mbit/s.
 const MOST: u32 = 16 * FIRST;
+/// So far windows grow even where bodies wait: of smaller ones every second frame would give some back.
+const STEADY: u32 = 4 * FIRST;
 /// Less is not worth growing by.
 const LEAST: u32 = 16 * 1024;
 /// Bytes taken that are given back at the latest: what a large window holds back is no more than this.
@@ -90,17 +92,18 @@ impl Receiving {
         Some(std::mem::take(&mut self.taken))
     }
 
-    /// Doubles, as far as `growth` goes, if what was taken has been passed on and nothing waits; what is to be given for it.
-    /// Not before half of the window was, and more than [`FIRST`]: so much most endpoints let come before they look at it.
-    /// Not if all that is `to_come`, where that is known, may come anyway.
+    /// Doubles, as far as `growth` goes; what is to be given for it. Past [`STEADY`] only if what is passed on `keeps_up` with
+    /// what comes. Not before half of the window was passed on, and more than [`FIRST`]: so much most endpoints let come before
+    /// they look at it. Not if all that is `to_come`, where that is known, may come anyway.
     #[must_use]
-    pub fn grow(&mut self, growth: &mut Growth, to_come: Option<u64>) -> u32 {
+    pub fn grow(&mut self, growth: &mut Growth, keeps_up: bool, to_come: Option<u64>) -> u32 {
         let known = to_come.is_some_and(|bytes| bytes <= u64::from(self.left + self.taken));
-        if self.size >= MOST || self.since <= FIRST.max(self.size / 2) || known {
+        let most = if keeps_up { MOST } else { STEADY };
+        if self.size >= most || self.since <= FIRST.max(self.size / 2) || known {
             return 0;
         }
         self.since = 0;
-        let more = growth.lend(self.size.min(MOST - self.size));
+        let more = growth.lend(self.size.min(most - self.size));
         self.size += more;
         self.left += more;
         self.grown += more;
@@ -153,7 +156,7 @@ mod tests {
 
     /// Passes so many bytes through the window, which may grow before that; what it has grown by.
     fn passed(window: &mut Receiving, growth: &mut Growth, bytes: u32) -> u32 {
-        let more = window.grow(growth, None);
+        let more = window.grow(growth, true, None);
         assert!(window.receive(bytes));
         let _ = window.take(bytes);
         more
@@ -166,7 +169,7 @@ mod tests {
         assert_eq!(passed(&mut window, &mut growth, 1), 0, "an endpoint that does not look may have taken it");
         let mut grown = Vec::new();
         for _ in 0..5 {
-            grown.push(window.grow(&mut growth, None));
+            grown.push(window.grow(&mut growth, true, None));
             let half = window.size / 2 + 1;
             assert!(window.receive(half));
             let _ = window.take(half);
@@ -196,8 +199,8 @@ mod tests {
         let (mut growth, mut window) = (Growth::new(GROWTH), Receiving::new(FIRST));
         passed(&mut window, &mut growth, FIRST);
         passed(&mut window, &mut growth, 10);
-        assert_eq!(window.grow(&mut growth, Some(FIRST.into())), 0);
-        assert_eq!(window.grow(&mut growth, Some(u64::from(FIRST) + 1)), FIRST);
+        assert_eq!(window.grow(&mut growth, true, Some(FIRST.into())), 0);
+        assert_eq!(window.grow(&mut growth, true, Some(u64::from(FIRST) + 1)), FIRST);
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Connection {
         }
         let bytes = u32::try_from(bytes).expect("no more is held than a window");
         let keeps_up = stream.data.is_empty();
-        let more = if keeps_up { stream.window.grow(&mut self.growth, stream.length) } else { 0 };
+        let more = stream.window.grow(&mut self.growth, keeps_up, stream.length);
         let by = stream.window.take(bytes).unwrap_or(0) + more;
         if by > 0 {
             frame::window_update(&mut self.out, number, by);

@@ -42,7 +42,7 @@ fn fill(client: &mut Connection, server: &mut Connection, stream: u32, waiting: 
 }
 
 #[test]
-fn a_window_grows_for_who_keeps_up_and_not_for_who_lags_behind() {
+fn a_window_grows_for_who_keeps_up_and_less_for_who_lags_behind() {
     let taken = 1024 * 1024;
     let (mut client, mut server) = pair();
     let stream = upload(&mut client, &mut server);
@@ -51,7 +51,8 @@ fn a_window_grows_for_who_keeps_up_and_not_for_who_lags_behind() {
     let stream = upload(&mut client, &mut server);
     let ahead = fill(&mut client, &mut server, stream, 1, taken) - taken;
     // Less what was taken and is not worth a frame.
-    assert!((FIRST as usize / 2..=FIRST as usize).contains(&ahead), "{ahead}");
+    let most = 4 * FIRST as usize;
+    assert!((most / 2..=most).contains(&ahead), "{ahead}");
 }
 
 #[test]
