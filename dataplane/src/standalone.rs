@@ -455,4 +455,14 @@ mod tests {
             assert!(error.contains(reason), "{error}");
         }
     }
+
+    #[test]
+    fn the_files_of_the_documentation_are_valid() {
+        let page = include_str!("../../docs/standalone.md");
+        let files: Vec<_> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert_eq!(files.len(), 2);
+        for file in files {
+            assert_eq!(check(file).map(|_| ()), Ok(()), "{file}");
+        }
+    }
 }
