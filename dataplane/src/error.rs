@@ -1,5 +1,7 @@
 //! Why the proxy answers itself, and the one place where that becomes a status.
 
+use std::error::Error;
+
 use http::StatusCode;
 use routing::Flag;
 
@@ -33,6 +35,12 @@ pub enum ProxyError {
     /// The endpoint takes no extended CONNECT (RFC 8441).
     #[error("endpoint does not take WebSockets over HTTP/2")]
     NotSpoken,
+}
+
+/// The `T` that is behind `error`, if there is one among it and its causes.
+#[must_use]
+pub fn behind<T: Error + Copy + 'static>(error: &(dyn Error + 'static)) -> Option<T> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref().copied())
 }
 
 impl ProxyError {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::error::behind;
+
 /// Seconds after which a body must have come at [`LEAST_RATE`], so that a byte now and then does not hold a connection.
 const GRACE_SECONDS: u64 = 10;
 /// Bytes per second.
@@ -34,14 +36,7 @@ impl UploadFault {
     /// The fault that is behind `error`, if it is one.
     #[must_use]
     pub fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            if let Some(fault) = error.downcast_ref() {
-                return Some(*fault);
-            }
-            cause = error.source();
-        }
-        None
+        behind(error)
     }
 }
 

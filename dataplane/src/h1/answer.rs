@@ -342,13 +342,19 @@ pub async fn write(to: &mut WriteHalf<'_>, watch: &Watch, mut bytes: &[u8]) -> i
     Ok(())
 }
 
-/// Appends an answer in the proxy's own words.
-pub fn own(out: &mut Vec<u8>, status: StatusCode, text: &str, close: bool, head_method: bool) {
+/// Appends the first line of a head.
+pub fn status_line(out: &mut Vec<u8>, status: StatusCode) {
     out.extend_from_slice(b"HTTP/1.1 ");
     text::number(out, status.as_u16().into());
     out.push(b' ');
     out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: ");
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends an answer in the proxy's own words.
+pub fn own(out: &mut Vec<u8>, status: StatusCode, text: &str, close: bool, head_method: bool) {
+    status_line(out, status);
+    out.extend_from_slice(b"content-type: text/plain; charset=utf-8\r\ncontent-length: ");
     text::number(out, text.len() as u64 + 1);
     out.extend_from_slice(if close { b"\r\nconnection: close\r\n\r\n" } else { b"\r\n\r\n" });
     if !head_method {

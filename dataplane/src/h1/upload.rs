@@ -42,13 +42,20 @@ enum Left {
     Chunks(Decoder),
 }
 
+impl Left {
+    /// Of a body whose length is known.
+    fn of(length: u64) -> Self {
+        if length == 0 { Self::None } else { Self::Length(length) }
+    }
+}
+
 impl<'a> Upload<'a> {
     /// Nothing has passed yet.
     #[must_use]
     pub fn new(framing: Framing, retries: Option<&'a Retries<'a>>) -> Self {
         let left = match framing {
             Framing::None => Left::None,
-            Framing::Length(length) => Left::Length(length),
+            Framing::Length(length) => Left::of(length),
             Framing::Chunked => Left::Chunks(Decoder::default()),
         };
         Self { left, retries }
@@ -93,10 +100,7 @@ impl<'a> Upload<'a> {
                 Left::None => break,
                 Left::Length(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                    *left -= here as u64;
-                    if *left == 0 {
-                        self.left = Left::None;
-                    }
+                    self.left = Left::of(*left - here as u64);
                     pace.passed(&buffer[..here]);
                     if keep(self.retries, kept, &buffer[..here]) {
                         buffer.advance(here);
@@ -149,10 +153,7 @@ impl Upload<'_> {
                 Left::None => break,
                 Left::Length(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                    *left -= here as u64;
-                    if *left == 0 {
-                        self.left = Left::None;
-                    }
+                    self.left = Left::of(*left - here as u64);
                     Decoded::Data(here)
                 }
                 Left::Chunks(decoder) => {

@@ -18,6 +18,7 @@ use super::head::content_length;
 use super::link::{Reader, Writer};
 use super::stream;
 use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::error::behind;
 use crate::limits::PATIENCE;
 use crate::patience::{Pace, Patience, UploadFault};
 
@@ -294,7 +295,7 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
     if UploadFault::behind(error).is_some() {
         return Reason::CANCEL;
     }
-    match stream_error(error) {
+    match behind(error) {
         Some(stream::Error::Reset(reason)) if reason != Reason::NO_ERROR => reason,
         Some(stream::Error::Unprocessed) => Reason::REFUSED_STREAM,
         Some(stream::Error::Reset(_) | stream::Error::Fault(_) | stream::Error::Closed) | None => {
@@ -306,19 +307,7 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
 /// Whether a body broke off because what the other end sent was not valid.
 #[must_use]
 pub fn faulted(error: &(dyn Error + 'static)) -> bool {
-    matches!(stream_error(error), Some(stream::Error::Fault(_)))
-}
-
-/// What ended the stream, if that is what broke a body off.
-fn stream_error(error: &(dyn Error + 'static)) -> Option<stream::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(ended) = error.downcast_ref::<stream::Error>() {
-            return Some(*ended);
-        }
-        cause = error.source();
-    }
-    None
+    matches!(behind(error), Some(stream::Error::Fault(_)))
 }
 
 #[cfg(test)]

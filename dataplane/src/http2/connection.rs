@@ -3,8 +3,8 @@
 //! (framing, bodies), `blocks` (heads), `control` (the connection's own); for those who use it: `take`, `send`; `life` begins and
 //! ends streams.
 //!
-//! Bounded: what is received and not taken by the connection's window, what was taken and is not passed on by a piece a stream, a field block by [`Config::field_list`], what waits to be sent by
-//! [`ROOM`] and, past that, by reading nothing more ([`Connection::congested`]).
+//! Bounded: what is received and not taken by the connection's window, what was taken and is not passed on by a piece a stream,
+//! a field block by [`Config::field_list`], what waits to be sent by [`ROOM`] and, past that, by reading nothing more ([`Connection::congested`]).
 
 mod blocks;
 mod control;

@@ -298,11 +298,7 @@ impl Answering<'_> {
     }
 
     fn head(&mut self, status: StatusCode, headers: &HeaderMap) {
-        self.out.extend_from_slice(b"HTTP/1.1 ");
-        text::number(&mut self.out, status.as_u16().into());
-        self.out.push(b' ');
-        self.out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-        self.out.extend_from_slice(b"\r\n");
+        answer::status_line(&mut self.out, status);
         for (name, value) in headers {
             text::field(&mut self.out, name.as_str().as_bytes(), value.as_bytes());
         }

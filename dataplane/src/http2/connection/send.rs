@@ -56,13 +56,9 @@ impl Connection {
     /// # Errors
     /// When the stream does not go on.
     pub fn poll_inform(&mut self, number: u32, context: &Context<'_>, head: &Response<()>) -> Poll<Result<(), Error>> {
-        let full = self.out.len() >= ROOM;
-        let stream = self.sending(number)?;
-        if full {
-            stream.wait(Half::Writing, context);
-            if !std::mem::replace(&mut stream.blocked, true) {
-                self.blocked.push_back(number);
-            }
+        self.sending(number)?;
+        if self.out.len() >= ROOM {
+            self.wait_for_room(number, context);
             return Poll::Pending;
         }
         self.answer_head(number, head, false);
@@ -111,10 +107,7 @@ impl Connection {
                 return Poll::Pending;
             }
             if full || window == 0 && !data.is_empty() {
-                stream.wait(Half::Writing, context);
-                if !std::mem::replace(&mut stream.blocked, true) {
-                    self.blocked.push_back(number);
-                }
+                self.wait_for_room(number, context);
                 return Poll::Pending;
             }
             if turn == 0 {
@@ -163,6 +156,15 @@ impl Connection {
     #[must_use]
     pub fn faulted(&self, number: u32) -> bool {
         self.streams.get(&number).is_some_and(|stream| matches!(stream.error, Some(Error::Fault(_))))
+    }
+
+    /// The stream's task is woken when there is room on the connection, or its window is opened.
+    fn wait_for_room(&mut self, number: u32, context: &Context<'_>) {
+        let Some(stream) = self.streams.get_mut(&number) else { return };
+        stream.wait(Half::Writing, context);
+        if !std::mem::replace(&mut stream.blocked, true) {
+            self.blocked.push_back(number);
+        }
     }
 
     /// For a frame of a body: for all of them if it is large and not the last one.
