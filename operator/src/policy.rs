@@ -120,8 +120,10 @@ pub fn millis(text: Option<&str>) -> u64 {
     digits.parse::<u64>().unwrap_or_default().saturating_mul(unit_ms)
 }
 
-fn unsigned(value: i32) -> u32 {
-    u32::try_from(value).unwrap_or_default()
+/// A number of the spec. The schema lets none below 0 through; one that was stored before it counts as 0.
+#[must_use]
+pub fn unsigned(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crds::{
 };
 use proxy_api::v1beta1 as api;
 
-use crate::policy::millis;
+use crate::policy::{millis, unsigned};
 
 /// The rules of a Canary, in the order given.
 #[must_use]
@@ -98,9 +98,9 @@ fn redirect(redirect: &RequestRedirect) -> api::Redirect {
     api::Redirect {
         scheme: scheme.to_owned(),
         hostname: hostname.clone().unwrap_or_default(),
-        port: port.map(positive).unwrap_or_default(),
+        port: port.map(unsigned).unwrap_or_default(),
         path: path.as_ref().map(path_edit),
-        status: positive(*status_code),
+        status: unsigned(*status_code),
     }
 }
 
@@ -131,14 +131,14 @@ fn cors_policy(cors: &Cors) -> api::Cors {
         allow_methods: allow_methods.clone().unwrap_or_default(),
         allow_headers: allow_headers.clone().unwrap_or_default(),
         expose_headers: expose_headers.clone().unwrap_or_default(),
-        max_age_seconds: positive(*max_age),
+        max_age_seconds: unsigned(*max_age),
     }
 }
 
 fn faults(fault: &Fault) -> api::Fault {
     let Fault { delay, abort } = fault;
-    let delay = delay.as_ref().map(|delay| (millis(Some(&delay.fixed_delay)), positive(delay.percentage)));
-    let abort = abort.as_ref().map(|abort| (positive(abort.http_status), positive(abort.percentage)));
+    let delay = delay.as_ref().map(|delay| (millis(Some(&delay.fixed_delay)), unsigned(delay.percentage)));
+    let abort = abort.as_ref().map(|abort| (unsigned(abort.http_status), unsigned(abort.percentage)));
     let ((delay_ms, delay_percent), (abort_status, abort_percent)) =
         (delay.unwrap_or_default(), abort.unwrap_or_default());
     api::Fault { delay_ms, delay_percent, abort_status, abort_percent }
@@ -151,12 +151,7 @@ fn limit(limit: &RateLimit) -> api::RateLimit {
         Unit::Minute => 60_000,
         Unit::Hour => 3_600_000,
     };
-    api::RateLimit { requests: positive(*requests), unit_ms, burst: burst.map(positive).unwrap_or_default() }
-}
-
-/// The schema allows no negative one.
-fn positive(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or_default()
+    api::RateLimit { requests: unsigned(*requests), unit_ms, burst: burst.map(unsigned).unwrap_or_default() }
 }
 
 #[cfg(test)]
