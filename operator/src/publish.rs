@@ -23,6 +23,7 @@ use crate::admin::Metrics;
 use crate::identity::Proxy;
 use book::{Book, Next, StreamKey};
 
+pub use lobby::ConnectionLimits;
 pub use server::{ServeError, serve};
 
 /// Changes that a reader may be behind by; past that it is told of every Canary instead.

@@ -24,7 +24,7 @@ use crate::{
     measure::{Measurer, Settings},
     outbound::{Outbound, Policy},
     pool::PoolSettings,
-    publish::{self, Publisher},
+    publish::{self, ConnectionLimits, Publisher},
     report::Desk,
     wakes::{Waker, Wakes},
 };
@@ -52,8 +52,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let publisher = Publisher::new(&metrics);
     let config_listener = listen("the config stream", proxy_api::OPERATOR_CONFIG_PORT).await?;
     let identities = Identities::new(client.clone());
-    let served =
-        publish::serve(config_listener, Some(authority.server_config()), identities, publisher.clone(), stop.clone());
+    let (limits, tls) = (ConnectionLimits::default(), Some(authority.server_config()));
+    let served = publish::serve(config_listener, limits, tls, identities, publisher.clone(), stop.clone());
     let streaming = health.gate("stream");
     streaming.open();
     tokio::spawn(async move {

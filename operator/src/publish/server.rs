@@ -18,7 +18,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::book::{Next, StreamKey};
-use super::lobby::{Limits, Lobby, Visit, Visitor};
+use super::lobby::{ConnectionLimits, Lobby, Visit, Visitor};
 use super::{Publisher, listener};
 use crate::identity::{Identities, IdentityError, Proxy};
 use crate::telemetry::Chain;
@@ -49,23 +49,14 @@ pub enum ServeError {
     Transport(#[source] tonic::transport::Error),
 }
 
-/// Serves proxies on `listener` until `stop`, then ends their streams. Plain text without `tls`: for tests only.
+/// Serves proxies on `listener` until `stop`, then ends their streams; connections on which no proxy speaks are granted
+/// `limits`. Plain text without `tls`: for tests only.
 ///
 /// # Errors
 /// When the server cannot go on; it can be served anew on a new listener.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
-    identities: Identities,
-    publisher: Publisher,
-    stop: CancellationToken,
-) -> Result<(), ServeError> {
-    serve_within(Limits::default(), listener, tls, identities, publisher, stop).await
-}
-
-pub(super) async fn serve_within(
-    limits: Limits,
-    listener: TcpListener,
+    limits: ConnectionLimits,
     tls: Option<Arc<ServerConfig>>,
     identities: Identities,
     publisher: Publisher,

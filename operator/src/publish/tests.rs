@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
-use super::server::{generated::proxy_config_client::ProxyConfigClient, serve_within};
+use super::server::{generated::proxy_config_client::ProxyConfigClient, serve};
 use super::*;
 use crate::authority::tests::mk_authority;
 use crate::identity::Identities;
@@ -44,10 +44,10 @@ async fn mk_operator() -> Operator {
 }
 
 async fn mk_operator_with(tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
-    mk_operator_within(lobby::Limits::default(), tls).await
+    mk_operator_within(ConnectionLimits::default(), tls).await
 }
 
-async fn mk_operator_within(limits: lobby::Limits, tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
+async fn mk_operator_within(limits: ConnectionLimits, tls: Option<Arc<rustls::ServerConfig>>) -> Operator {
     let metrics = Metrics::new();
     let publisher = Publisher::new(&metrics);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,7 +55,7 @@ async fn mk_operator_within(limits: lobby::Limits, tls: Option<Arc<rustls::Serve
     let endpoint = Endpoint::from_shared(format!("{scheme}://{}", listener.local_addr().unwrap())).unwrap();
     let stop = CancellationToken::new();
     let identities = Identities::with(Arc::new(Table::default()));
-    let server = tokio::spawn(serve_within(limits, listener, tls, identities, publisher.clone(), stop.clone()));
+    let server = tokio::spawn(serve(listener, limits, tls, identities, publisher.clone(), stop.clone()));
     Operator { publisher, metrics, endpoint, stop, server }
 }
 
@@ -391,8 +391,8 @@ fn a_slow_reader_of_changes_is_told_of_every_canary() {
 /// So long that a test which waits for it has failed.
 const NEVER: Duration = Duration::from_secs(3_600);
 /// One connection at a time, closed soon after it is idle.
-const ONE: lobby::Limits =
-    lobby::Limits { connections: 1, strangers: 1, handshake: NEVER, idle: Duration::from_millis(500) };
+const ONE: ConnectionLimits =
+    ConnectionLimits { connections: 1, strangers: 1, handshake: NEVER, idle: Duration::from_millis(500) };
 
 /// A proxy gets in: a place that was taken has come back. It dials again like a real one, should it have been too slow.
 async fn gets_in(operator: &Operator, pod: &str) -> FakeProxy {
@@ -415,7 +415,7 @@ async fn is_closed(stream: &mut TcpStream) {
     assert!(!read.is_ok_and(|bytes| bytes > 0), "nothing is sent on it");
 }
 
-async fn mk_secured(limits: lobby::Limits) -> Operator {
+async fn mk_secured(limits: ConnectionLimits) -> Operator {
     let authority = mk_authority();
     let mut operator = mk_operator_within(limits, Some(authority.server_config())).await;
     operator.publisher.synced();
@@ -438,7 +438,7 @@ async fn a_connection_that_opens_no_stream_gives_its_place_back() {
 
 #[tokio::test]
 async fn a_handshake_that_does_not_end_gives_its_place_back() {
-    let limits = lobby::Limits { handshake: Duration::from_millis(10), idle: NEVER, ..ONE };
+    let limits = ConnectionLimits { handshake: Duration::from_millis(10), idle: NEVER, ..ONE };
     let operator = mk_secured(limits).await;
     let mut silent = dial(&operator).await;
     is_closed(&mut silent).await;
@@ -461,7 +461,7 @@ async fn a_connection_whose_stream_has_ended_gives_its_place_back() {
 
 #[tokio::test]
 async fn a_stream_that_lasts_keeps_its_connection() {
-    let operator = mk_secured(lobby::Limits { connections: 2, ..ONE }).await;
+    let operator = mk_secured(ConnectionLimits { connections: 2, ..ONE }).await;
     let mut proxy = gets_in(&operator, "p1").await;
     // Each was swept at a time at which the stream was older than is granted to idle connections.
     for _ in 0..2 {
@@ -473,7 +473,7 @@ async fn a_stream_that_lasts_keeps_its_connection() {
 
 #[tokio::test]
 async fn a_crowd_of_strangers_keeps_no_proxy_out() {
-    let limits = lobby::Limits { connections: 100, strangers: 2, idle: NEVER, ..ONE };
+    let limits = ConnectionLimits { connections: 100, strangers: 2, idle: NEVER, ..ONE };
     let operator = mk_secured(limits).await;
     let mut crowd = Vec::new();
     for _ in 0..4 {
@@ -490,7 +490,7 @@ async fn a_crowd_of_strangers_keeps_no_proxy_out() {
 #[tokio::test]
 async fn the_end_of_the_replica_waits_for_no_stranger() {
     for secured in [true, false] {
-        let limits = lobby::Limits { connections: 2, strangers: 2, idle: NEVER, ..ONE };
+        let limits = ConnectionLimits { connections: 2, strangers: 2, idle: NEVER, ..ONE };
         let operator = if secured { mk_secured(limits).await } else { mk_operator_within(limits, None).await };
         let _silent = dial(&operator).await;
         let _greeted: Channel = operator.endpoint.connect().await.unwrap();
