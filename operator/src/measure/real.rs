@@ -1,24 +1,12 @@
 //! The built-in queries against a real Prometheus that scrapes an exporter of the test each second.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    process::Stdio,
-    sync::{
-        Mutex,
-        atomic::{AtomicU16, Ordering},
-    },
-};
+mod server;
 
-use axum::{Router, http::StatusCode, routing};
+use std::{fmt::Write as _, sync::atomic::Ordering};
+
 use proxy_api::metrics as series;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    sync::watch,
-    task::JoinHandle,
-};
 
+use self::server::{Exporter, Prometheus};
 use super::{
     tests::{mk_measurer, mk_request},
     *,
@@ -27,94 +15,6 @@ use super::{
 const WINDOW: Duration = Duration::from_secs(8);
 /// Scrapes that surely span the window and the search for a value before it.
 const LONG: usize = 13;
-/// For whatever takes seconds on a healthy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// An exporter whose text the test sets, and which counts how often it was scraped.
-struct Exporter {
-    address: SocketAddr,
-    text: Arc<Mutex<String>>,
-    status: Arc<AtomicU16>,
-    scrapes: watch::Receiver<usize>,
-    task: JoinHandle<()>,
-}
-
-impl Exporter {
-    async fn start() -> Self {
-        let (text, status) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicU16::new(200)));
-        let (count, scrapes) = watch::channel(0);
-        let (served, answered) = (Arc::clone(&text), Arc::clone(&status));
-        let handler = move || {
-            count.send_modify(|count| *count += 1);
-            let status = StatusCode::from_u16(answered.load(Ordering::SeqCst)).unwrap();
-            let text = served.lock().unwrap().clone();
-            async move { (status, text) }
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/metrics", routing::get(handler));
-        let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, text, status, scrapes, task }
-    }
-
-    fn show(&self, lines: &[String]) {
-        *self.text.lock().unwrap() = lines.concat();
-    }
-
-    async fn scraped(&self, times: usize) {
-        let mut scrapes = self.scrapes.clone();
-        let target = *scrapes.borrow() + times;
-        let reached = tokio::time::timeout(PATIENCE, scrapes.wait_for(|count| *count >= target)).await;
-        reached.expect("Prometheus must scrape each second").unwrap();
-    }
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-struct Prometheus {
-    url: String,
-    _process: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Prometheus {
-    async fn start(exporters: &[&Exporter]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let targets: Vec<_> = exporters.iter().map(|exporter| format!("'{}'", exporter.address)).collect();
-        let config = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs: [{{job_name: proxies, static_configs: [{{targets: [{}]}}]}}]\n",
-            targets.join(", ")
-        );
-        let file = folder.path().join("prometheus.yml");
-        std::fs::write(&file, config).unwrap();
-        let mut process = Command::new("prometheus")
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg("--web.listen-address=127.0.0.1:0")
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("prometheus must be installed: apt-get install prometheus");
-        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let listening = tokio::time::timeout(PATIENCE, async {
-            while let Some(line) = log.next_line().await.unwrap() {
-                if let Some((_, address)) = line.split_once(r#"msg="Listening on" address="#) {
-                    return address.trim().to_owned();
-                }
-            }
-            panic!("prometheus ended before it listened")
-        });
-        let address = listening.await.expect("prometheus must listen");
-        // Drained for ever, so that it never blocks on a full pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        Self { url: format!("http://{address}"), _process: process, _folder: folder }
-    }
-}
 
 fn labels(revision: &str) -> String {
     format!(
