@@ -103,7 +103,7 @@ async fn errors_never_show_the_path_or_the_body() {
         FaultServer::start([Fault::Raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\ntop-secret".to_vec())]).await;
     let error = post(local(), &format!("{}/services/T0/B0/tokentoken", server.url())).await.unwrap_err();
     let mut chain = format!("{error} {error:?}");
-    let mut link = StdError::source(&error);
+    let mut link = std::error::Error::source(&error);
     while let Some(source) = link {
         chain.push_str(&format!(" {source} {source:?}"));
         link = source.source();

@@ -1,26 +1,22 @@
-//! Routes, streams and acknowledgements, and what each stream is owed next. Pure: time comes in as an argument.
-//!
-//! A stream is owed *names* of routes, not messages: whatever it takes is built from the newest state, so a slow proxy
-//! gets less, never something old, and the debt is bounded by [`DEBT_LIMIT`], past which it is one Snapshot.
+//! Routes, streams and acknowledgements, by namespace; what each stream is owed next is in `stream`. Pure: time comes in as
+//! an argument.
+
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_api::v1beta1::from_operator::Message;
-use proxy_api::v1beta1::{Ack, Counters, FromOperator, Limits, Removal, Route, Snapshot};
+use proxy_api::v1beta1::{Ack, Counters, Limits, Route};
 use rollout::verdict::Report;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::counters::{Inbox, Source};
+use self::stream::Stream;
+pub(super) use self::stream::{Next, StreamKey};
+use super::counters::Inbox;
 use super::{Change, ProxyAck, SetOutcome};
 use crate::identity::Proxy;
-
-/// Most changed routes that a stream is owed one by one. A whole namespace is seldom larger, and a Snapshot of it is then
-/// cheaper than the changes.
-const DEBT_LIMIT: usize = 64;
 
 /// Everything that the publisher holds.
 #[derive(Default)]
@@ -51,43 +47,6 @@ struct Namespace {
     streams: BTreeMap<String, Stream>,
     /// Counters on their way: uid → counter, when it was set.
     awaited: BTreeMap<String, (u64, Instant)>,
-}
-
-struct Stream {
-    id: u64,
-    source: Source,
-    owed: Owed,
-    is_owed_limits: bool,
-    acks: BTreeMap<String, ProxyAck>,
-    /// When each of `acks` came, in the order of `Inbox`.
-    acked: BTreeMap<String, u64>,
-    wake: Arc<Notify>,
-    ended: CancellationToken,
-}
-
-enum Owed {
-    Snapshot,
-    Routes(BTreeSet<String>),
-}
-
-/// Names one stream from its registration to its end.
-#[derive(Clone)]
-pub(super) struct StreamKey {
-    pub(super) proxy: Proxy,
-    pub(super) id: u64,
-    /// Signalled when [`Book::take`] may have something.
-    pub(super) wake: Arc<Notify>,
-    /// Cancelled when the stream was replaced or the operator stops.
-    pub(super) ended: CancellationToken,
-}
-
-/// What a stream gets.
-pub(super) enum Next {
-    Message(Box<FromOperator>),
-    /// Ask again after the wake.
-    Nothing,
-    /// The stream ends: it was replaced, or the operator stops.
-    End,
 }
 
 impl Book {
@@ -209,26 +168,10 @@ impl Book {
         let phase = self.phase;
         let limits = self.namespaces.get(&key.proxy.namespace).and_then(|namespace| namespace.limits.clone());
         let Some((stream, routes)) = self.stream(key) else { return Next::End };
-        match (phase, &mut stream.owed) {
-            (Phase::Closed, _) => Next::End,
-            (Phase::Cold, _) => Next::Nothing,
-            (Phase::Synced, Owed::Snapshot) => {
-                stream.owed = Owed::Routes(BTreeSet::new());
-                stream.is_owed_limits = false;
-                let routes = routes.values().map(|route| Route::clone(route)).collect();
-                message(Message::Snapshot(Snapshot { routes, limits }))
-            }
-            (Phase::Synced, Owed::Routes(_)) if stream.is_owed_limits && limits.is_some() => {
-                stream.is_owed_limits = false;
-                limits.map_or(Next::Nothing, |limits| message(Message::Limits(limits)))
-            }
-            (Phase::Synced, Owed::Routes(uids)) => match uids.pop_first() {
-                None => Next::Nothing,
-                Some(uid) => match routes.get(&uid) {
-                    Some(route) => message(Message::Upsert(Route::clone(route))),
-                    None => message(Message::Remove(Removal { uid })),
-                },
-            },
+        match phase {
+            Phase::Closed => Next::End,
+            Phase::Cold => Next::Nothing,
+            Phase::Synced => stream.next(routes, limits),
         }
     }
 
@@ -339,32 +282,10 @@ impl Namespace {
                 stream.acks.remove(uid);
                 stream.acked.remove(uid);
             }
-            if let Owed::Routes(uids) = &mut stream.owed {
-                uids.insert(uid.to_owned());
-                if uids.len() > DEBT_LIMIT {
-                    stream.owed = Owed::Snapshot;
-                }
-            }
+            stream.owe(uid);
             if is_synced {
                 stream.wake.notify_one();
             }
         }
     }
-}
-
-impl Stream {
-    fn new(key: &StreamKey, incarnation: u64) -> Self {
-        let StreamKey { proxy, id, wake, ended } = key.clone();
-        let source = Source { proxy: format!("{}/{}", proxy.namespace, proxy.pod).into(), incarnation };
-        let (acks, acked) = (BTreeMap::new(), BTreeMap::new());
-        Self { id, source, owed: Owed::Snapshot, is_owed_limits: false, acks, acked, wake, ended }
-    }
-
-    fn has(&self, uid: &str, counter: u64) -> bool {
-        self.acks.get(uid).is_some_and(|ack| ack.counter >= counter && ack.error.is_empty())
-    }
-}
-
-fn message(message: Message) -> Next {
-    Next::Message(Box::new(FromOperator { message: Some(message) }))
 }
