@@ -1,5 +1,7 @@
 //! Which rule a request is for, and what rules cannot say.
 
+use std::time::Duration;
+
 use http::HeaderMap;
 
 use super::*;
