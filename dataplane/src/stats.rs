@@ -2,9 +2,11 @@
 //!
 //! A cell belongs to one worker, which is its only writer, so an increment is a load and a store on a line that no other
 //! core writes. Series are kept by `(uid, arm, revision)` and are never reused for another revision. What is counted is in
-//! [`cell`], who keeps it here.
+//! [`cell`], an arm's sum of it in [`series`], who keeps it here.
 
 mod cell;
+mod connection;
+mod series;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,13 +14,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_api::v1beta1 as api;
-use routing::{Arm, Limit, Route};
+use routing::{Arm, Route};
 
 pub use self::cell::{BOUNDS_MICROS, Cell, Totals};
 pub(crate) use self::cell::{Buckets, add};
-use crate::exemplars::Shown;
+pub use self::connection::OpenConnection;
+use self::series::message;
+pub use self::series::{Key, Series};
 use crate::gate::Gates;
-use crate::limits::{InForce, PortConnections};
+use crate::limits::InForce;
 use crate::mirror;
 use crate::pods::{PodCell, Pods};
 use crate::sight::Sight;
@@ -41,60 +45,6 @@ pub struct Registry {
     mirrors: mirror::Counters,
     gates: Gates,
     sight: OnceLock<Arc<Sight>>,
-}
-
-/// Identity of a series.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Of the Canary.
-    pub uid: String,
-    /// Which version.
-    pub arm: Arm,
-    /// Pod-template hash that the arm had.
-    pub revision: String,
-}
-
-/// One arm under one revision.
-#[derive(Debug)]
-pub struct Series {
-    /// Namespace of the Canary.
-    pub namespace: String,
-    /// Name of the Canary.
-    pub canary: String,
-    /// Name of the Service.
-    pub service: String,
-    cells: Vec<Arc<Cell>>,
-    pods: Pods,
-}
-
-impl Series {
-    /// The sum over all workers.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for cell in &self.cells {
-            cell.add_to(&mut totals);
-        }
-        totals
-    }
-
-    /// The newest sampled requests of all workers.
-    #[must_use]
-    pub fn exemplars(&self) -> Shown {
-        let mut shown = Shown::default();
-        self.cells.iter().filter_map(|cell| cell.exemplars.get()).for_each(|kept| kept.add_to(&mut shown));
-        shown
-    }
-
-    /// Whether it has counted a request. Of thousands of routes few are used: this costs a look, [`Series::totals`] a sum.
-    #[must_use]
-    pub fn used(&self) -> bool {
-        self.cells.iter().any(|cell| cell.started.load(Relaxed) > 0)
-    }
-
-    fn in_use(&self) -> bool {
-        self.cells.iter().any(|cell| Arc::strong_count(cell) > 1)
-    }
 }
 
 impl Registry {
@@ -238,64 +188,5 @@ impl Registry {
             message(key, series.totals(), pods)
         });
         messages.filter(|message| message.started > 0).collect()
-    }
-}
-
-fn message(key: Key, totals: Totals, pods: Vec<api::PodCounters>) -> api::ArmCounters {
-    let (latency_index, latency_count) = totals.latency.into_iter().unzip();
-    let arm = match key.arm {
-        Arm::Stable => api::Arm::Stable,
-        Arm::Canary => api::Arm::Canary,
-    };
-    api::ArmCounters {
-        uid: key.uid,
-        counter: totals.config,
-        revision: key.revision,
-        arm: arm.into(),
-        started: totals.started,
-        succeeded: totals.succeeded,
-        client_errors: totals.client_errors,
-        errors: totals.errors,
-        grpc_errors: totals.grpc_errors,
-        no_endpoint: totals.no_endpoint,
-        in_flight: totals.in_flight,
-        latency_index,
-        latency_count,
-        pods,
-    }
-}
-
-/// Counts an open connection of one worker for as long as it lives.
-#[derive(Debug)]
-pub struct OpenConnection {
-    registry: Arc<Registry>,
-    worker: usize,
-    port: Arc<PortConnections>,
-}
-
-impl OpenConnection {
-    /// One more to `port` on `worker`; `None`, and counted as refused, if there are too many.
-    #[must_use]
-    pub fn admit(registry: &Arc<Registry>, worker: usize, port: &Arc<PortConnections>) -> Option<Self> {
-        let limits = &registry.limits;
-        let room = if registry.open_connections() < limits.connections() {
-            limits.enter(port)
-        } else {
-            limits.reach(Limit::Connections);
-            false
-        };
-        if !room {
-            registry.refused.fetch_add(1, Relaxed);
-            return None;
-        }
-        registry.connections[worker].fetch_add(1, Relaxed);
-        Some(Self { registry: Arc::clone(registry), worker, port: Arc::clone(port) })
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.registry.connections[self.worker].fetch_sub(1, Relaxed);
-        self.port.leave();
     }
 }
