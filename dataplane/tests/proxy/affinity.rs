@@ -3,12 +3,9 @@
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
-use tokio::net::TcpStream;
 
-use crate::common::{Answer, Bed, Client, Origin, canary, mk_route, set_cookie, stable, within};
+use crate::common::{Answer, Bed, Client, Origin, canary, http2_client, mk_route, set_cookie, speaks, stable, within};
 
 struct Both {
     bed: Bed,
@@ -23,7 +20,7 @@ impl Both {
         stable(&mut route, origins[0].address);
         canary(&mut route, origins[1].address);
         (route.weight, route.affinity) = (10, Some(affinity));
-        route.listeners[0].protocol = protocol.into();
+        speaks(&mut route, protocol);
         let bed = Bed::new(|given| {
             route.listeners[0].port = given.listeners[0].port;
             *given = route.clone();
@@ -114,18 +111,10 @@ async fn a_header_pins_a_user_without_a_cookie() {
     assert!(saw.contains(&"old".to_owned()) && saw.contains(&"new".to_owned()));
 }
 
-async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 #[tokio::test]
 async fn an_http2_client_is_told_and_stays_too() {
     let both = Both::new(by_cookie(), api::Protocol::Http).await;
-    let mut sender = http2(both.bed.port).await;
+    let mut sender = http2_client(both.bed.port).await;
     let mut ask = async |jar: Option<&str>| {
         let mut request = Request::get("http://web/").version(Version::HTTP_2);
         // One cookie per field is what HTTP/2 clients may send.
@@ -200,7 +189,7 @@ async fn an_audience_is_told_by_its_http2_headers_too() {
     let mut both = Both::new(by_cookie(), api::Protocol::Http).await;
     both.route.audience = audience();
     both.weight(100).await;
-    let mut sender = http2(both.bed.port).await;
+    let mut sender = http2_client::<Empty<Bytes>>(both.bed.port).await;
     for (name, value, saw) in [("x-beta", "yes", "new"), ("x-beta", "no", "old"), ("cookie", "group=b", "new")] {
         let request = Request::get("http://web/").version(Version::HTTP_2).header(name, value);
         let answer = within(sender.send_request(request.body(Empty::new()).unwrap())).await.unwrap();

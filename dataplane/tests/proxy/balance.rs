@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use proxy_api::v1beta1::consistent_hash::Key;
 use proxy_api::v1beta1::load_balancer::{Algorithm, Simple};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 
 use crate::common::{
-    Answer, Bed, Client, Origin, canary, dead, endpoint, eventually, mk_route, set_cookie, stable, within,
+    Answer, Bed, Client, Origin, canary, dead, endpoint, eventually, http2_client, mk_route, set_cookie, speaks,
+    stable, within,
 };
 
 /// A proxy over endpoints that answer with their names.
@@ -37,7 +37,7 @@ impl Many {
             origins.push(Origin::text(name).await);
             stable(&mut route, origins.last().unwrap().address);
         }
-        route.listeners[0].protocol = protocol.into();
+        speaks(&mut route, protocol);
         balance(&mut route, Some(algorithm), None);
         let bed = Bed::new(|given| {
             route.listeners[0].port = given.listeners[0].port;
@@ -85,14 +85,6 @@ async fn ask(client: &mut Client, field: &str) -> Answer {
     client.send(&format!("GET / HTTP/1.1\r\nHost: web\r\n{field}\r\n")).await
 }
 
-pub async fn http2(port: u16) -> SendRequest<Empty<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 /// The `Set-Cookie` and the body of the answer.
 pub async fn ask_http2(sender: &mut SendRequest<Empty<Bytes>>, name: &str, value: &str) -> (Option<String>, String) {
     let request = Request::get("http://web/").version(Version::HTTP_2).header(name, value).body(Empty::new()).unwrap();
@@ -117,7 +109,7 @@ async fn round_robin_takes_one_after_the_other() {
     let counts = counts(&mut client, 30).await;
     assert_eq!(counts.into_values().collect::<Vec<_>>(), [10, 10, 10]);
     // All requests of a connection are one worker's.
-    let mut sender = http2(many.bed.port).await;
+    let mut sender = http2_client(many.bed.port).await;
     let mut seen = Vec::new();
     for _ in 0..6 {
         seen.push(ask_http2(&mut sender, "x-user", "ann").await.1);
@@ -153,7 +145,7 @@ async fn least_request_sends_nothing_to_the_one_that_is_busy() {
         many.origins.push(origin);
     }
     many.apply().await;
-    let mut sender = http2(many.bed.port).await;
+    let mut sender = http2_client(many.bed.port).await;
     let hold = Request::get("http://web/hold").version(Version::HTTP_2).body(Empty::new()).unwrap();
     let held = tokio::spawn(sender.send_request(hold));
     eventually("the request is held", || many.bed.in_flight() == 1).await;
@@ -175,7 +167,7 @@ async fn a_header_has_one_endpoint_on_every_worker_by_every_protocol() {
     for _ in 0..6 {
         assert_eq!(many.owners().await, owners, "another connection, maybe another worker");
     }
-    let mut sender = http2(many.bed.port).await;
+    let mut sender = http2_client(many.bed.port).await;
     for (user, owner) in owners.iter().enumerate() {
         assert_eq!(ask_http2(&mut sender, "X-User", &user.to_string()).await, (None, owner.clone()));
     }
@@ -212,7 +204,7 @@ fn pair(set: &str) -> String {
 async fn a_client_without_cookie_is_given_one_and_stays_with_who_served_it() {
     let many = Many::hashed(4, by_cookie(Some(60)), api::Protocol::Http).await;
     let (mut client, mut other) = (many.bed.connect().await, many.bed.connect().await);
-    let mut sender = http2(many.bed.port).await;
+    let mut sender = http2_client(many.bed.port).await;
     let mut seen = BTreeSet::new();
     for _ in 0..30 {
         let first = ask(&mut client, "Cookie: a=b\r\n").await;
@@ -256,7 +248,7 @@ async fn a_source_address_has_one_endpoint_by_http_and_by_tcp() {
     }
     assert!(owners.iter().collect::<BTreeSet<_>>().len() > 1, "sources are spread: {owners:?}");
     for protocol in [api::Protocol::Unspecified, api::Protocol::Tcp] {
-        many.route.listeners[0].protocol = protocol.into();
+        speaks(&mut many.route, protocol);
         many.apply().await;
         for (source, owner) in (1..=20).zip(&owners) {
             let answer = from(&format!("127.0.7.{source}"), many.bed.port).await.get("/").await;

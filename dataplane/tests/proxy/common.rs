@@ -1,39 +1,20 @@
-//! The real proxy in-process, small endpoints, a fake operator, and a client that sees raw bytes.
+//! The real proxy in-process: the bed with its route, and what to wait with. Its clients and endpoints are in rooms of
+//! their own.
 
-use std::convert::Infallible;
+mod client;
+mod origin;
+
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dataplane::exposition::page::Format;
 use dataplane::process::{Proxy, Settings};
-use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use proxy_api::v1beta1 as api;
 use routing::Table;
-use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-/// A port that nobody else gets while this value lives: bound, never listening, shared with the proxy's own sockets.
-pub struct Reserved {
-    _socket: Socket,
-    pub port: u16,
-}
-
-pub fn reserve() -> Reserved {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_reuse_port(true).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    let port = socket.local_addr().unwrap().as_socket_ipv4().unwrap().port();
-    Reserved { _socket: socket, port }
-}
+pub use self::client::{Answer, Client, http2_client, read_head, set_cookie};
+pub use self::origin::{Origin, Reserved, dead, raw_origin, reserve};
 
 /// A proxy with one route on one port.
 pub struct Bed {
@@ -60,6 +41,15 @@ impl Bed {
         let mut bed = Self { proxy, port, table, route: route.clone(), _reserved: reserved };
         bed.apply(&route).await;
         bed
+    }
+
+    /// One stable endpoint, which speaks `protocol`.
+    pub async fn to(address: SocketAddr, protocol: api::Protocol) -> Self {
+        Self::new(|route| {
+            stable(route, address);
+            speaks(route, protocol);
+        })
+        .await
     }
 
     pub async fn apply(&mut self, route: &api::Route) {
@@ -139,172 +129,13 @@ pub fn stable(route: &mut api::Route, address: SocketAddr) {
     route.listeners[0].stable.push(endpoint(address));
 }
 
+/// What is spoken on the port, and by its endpoints.
+pub fn speaks(route: &mut api::Route, protocol: api::Protocol) {
+    route.listeners[0].protocol = protocol.into();
+}
+
 pub fn canary(route: &mut api::Route, address: SocketAddr) {
     route.listeners[0].canary.push(endpoint(address));
-}
-
-/// An HTTP/1.1 endpoint that answers by `answer`; counts its connections.
-pub struct Origin {
-    pub address: SocketAddr,
-    pub connections: Arc<AtomicUsize>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Origin {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Origin {
-    pub async fn new<F, A>(answer: F) -> Self
-    where
-        F: Fn(Request<Incoming>) -> A + Clone + Send + 'static,
-        A: Future<Output = Response<Full<Bytes>>> + Send,
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&connections);
-        let task = tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                count.fetch_add(1, SeqCst);
-                let answer = answer.clone();
-                let service = service_fn(move |request| {
-                    let answer = answer.clone();
-                    async move { Ok::<_, Infallible>(answer(request).await) }
-                });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-        });
-        Self { address, connections, task }
-    }
-
-    /// Answers everything with `body`.
-    pub async fn text(body: &'static str) -> Self {
-        Self::new(move |_| async move { Response::new(Full::from(body)) }).await
-    }
-}
-
-/// An endpoint that does by hand what HTTP servers do not do.
-pub async fn raw_origin<F, A>(serve: F) -> SocketAddr
-where
-    F: Fn(usize, TcpStream) -> A + Send + 'static,
-    A: Future<Output = ()> + Send + 'static,
-{
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        for number in 0.. {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(number, stream));
-        }
-    });
-    address
-}
-
-/// `name=value` of a `Set-Cookie` for as many seconds.
-pub fn set_cookie(set: &str, seconds: u64) -> String {
-    let (pair, attributes) = set.split_once("; ").unwrap();
-    assert_eq!(attributes, format!("Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax"));
-    pair.to_owned()
-}
-
-/// An address where nothing listens, nor ever will: bound until the test process ends.
-pub async fn dead() -> SocketAddr {
-    SocketAddr::new("127.0.0.1".parse().unwrap(), Box::leak(Box::new(reserve())).port)
-}
-
-/// Reads one head, up to its empty line; `None` if the peer closed before its first byte.
-pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) if head.is_empty() => return None,
-            Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&head)),
-        }
-    }
-    Some(String::from_utf8(head).unwrap())
-}
-
-/// A client's connection.
-pub struct Client(pub TcpStream);
-
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-}
-
-impl Client {
-    pub async fn connect(port: u16) -> Self {
-        Self(TcpStream::connect(("127.0.0.1", port)).await.unwrap())
-    }
-
-    pub async fn get(&mut self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: web\r\n\r\n")).await
-    }
-
-    pub async fn send(&mut self, request: &str) -> Answer {
-        self.0.write_all(request.as_bytes()).await.unwrap();
-        self.answer().await.expect("an answer before the end of the connection")
-    }
-
-    /// The next answer, body by Content-Length or chunked; `None` at the end of the connection.
-    pub async fn answer(&mut self) -> Option<Answer> {
-        within(async {
-            let head = read_head(&mut self.0).await?;
-            let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-            let mut answer = Answer { status, head, body: String::new() };
-            let mut body = Vec::new();
-            if answer.header("transfer-encoding").is_some() {
-                self.read_chunks(&mut body).await;
-            } else {
-                let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-                body.resize(length, 0);
-                self.0.read_exact(&mut body).await.unwrap();
-            }
-            answer.body = String::from_utf8_lossy(&body).into_owned();
-            Some(answer)
-        })
-        .await
-    }
-
-    async fn read_chunks(&mut self, body: &mut Vec<u8>) {
-        loop {
-            let mut line = Vec::new();
-            while !line.ends_with(b"\r\n") {
-                line.push(self.0.read_u8().await.unwrap());
-            }
-            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
-            let start = body.len();
-            body.resize(start + size, 0);
-            self.0.read_exact(&mut body[start..]).await.unwrap();
-            let mut end = [0; 2];
-            self.0.read_exact(&mut end).await.unwrap();
-            if size == 0 {
-                return;
-            }
-        }
-    }
-
-    /// Whether the proxy has closed the connection, once it has said all it has to say.
-    pub async fn closed(&mut self) -> bool {
-        let mut byte = [0];
-        within(async { matches!(self.0.read(&mut byte).await, Ok(0) | Err(_)) }).await
-    }
 }
 
 /// Fails the test instead of hanging it.

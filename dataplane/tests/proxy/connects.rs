@@ -12,7 +12,7 @@ use proxy_api::v1beta1 as api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::common::{Bed, raw_origin, read_head, stable, within};
+use crate::common::{Bed, raw_origin, read_head, speaks, stable, within};
 use crate::frames;
 
 /// An endpoint over HTTP/2 that sends back what is said, and its path first, to those who connect.
@@ -118,7 +118,7 @@ async fn an_endpoint_that_takes_none_is_at_fault_and_another_protocol_the_client
 async fn http1(address: SocketAddr) -> Bed {
     Bed::new(|route| {
         stable(route, address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         route.http = Some(api::HttpPolicy { request_timeout_ms: 10_000, ..Default::default() });
     })
     .await
@@ -126,11 +126,7 @@ async fn http1(address: SocketAddr) -> Bed {
 
 /// A port whose endpoints speak HTTP/2.
 async fn http2(address: SocketAddr) -> Bed {
-    Bed::new(|route| {
-        stable(route, address);
-        route.listeners[0].protocol = api::Protocol::H2c.into();
-    })
-    .await
+    Bed::to(address, api::Protocol::H2c).await
 }
 
 /// Reads a handshake, and gives the 101 that accepts it.

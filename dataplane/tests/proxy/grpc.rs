@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::common::{Bed, eventually, stable, within};
+use crate::common::{Bed, eventually, within};
 
 type Codec = ProstCodec<String, String>;
 type Answers = Pin<Box<dyn Stream<Item = Result<String, Status>> + Send>>;
@@ -220,11 +220,7 @@ async fn a_tonic_pair_sees_no_difference() {
     let (address, open) = server().await;
     speak(address, &open).await;
     for protocol in [api::Protocol::Grpc, api::Protocol::Unspecified] {
-        let bed = Bed::new(|route| {
-            stable(route, address);
-            route.listeners[0].protocol = protocol.into();
-        })
-        .await;
+        let bed = Bed::to(address, protocol).await;
         speak(SocketAddr::from(([127, 0, 0, 1], bed.port)), &open).await;
         // The server times its last call itself, and may be done with it before the proxy hears of the client's end.
         eventually("every call is over", || bed.counters(api::Arm::Stable).in_flight == 0).await;

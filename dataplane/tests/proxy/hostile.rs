@@ -177,11 +177,7 @@ async fn the_last_answer_of_a_drain_is_not_lost_to_what_its_client_still_sends()
         }
     })
     .await;
-    let bed = Bed::new(|route| {
-        stable(route, origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
-    })
-    .await;
+    let bed = Bed::to(origin.address, api::Protocol::Http).await;
     let mut client = narrow_client(bed.port).await;
     // Windows larger than the answer.
     let settings = frame(4, 0, 0, &[0, 4, 0, 16, 0, 0]);

@@ -8,14 +8,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::client::conn::http2::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::common::{Bed, Origin, canary, stable, within};
+use crate::common::{Bed, Origin, canary, http2_client, stable, within};
 
 /// An h2c endpoint that sends a body of two frames and `grpc-status` in its trailers.
 async fn grpc_origin(status: &'static str) -> SocketAddr {
@@ -40,15 +39,6 @@ async fn grpc_origin(status: &'static str) -> SocketAddr {
     address
 }
 
-/// A connection that speaks HTTP/2 from its first byte.
-pub async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
-
 /// Status and body of one request by a client of its own.
 pub async fn get(port: u16, path: &str) -> (u16, String) {
     let request = Request::get(format!("http://web{path}")).body(Full::default()).unwrap();
@@ -60,7 +50,7 @@ pub async fn get(port: u16, path: &str) -> (u16, String) {
 
 /// The answer to one request by a client of its own.
 pub async fn send(port: u16, request: Request<Full<Bytes>>) -> Response<Incoming> {
-    within(connect(port).await.send_request(request)).await.unwrap()
+    within(http2_client(port).await.send_request(request)).await.unwrap()
 }
 
 fn call(body: &'static str) -> Request<Full<Bytes>> {
@@ -79,7 +69,7 @@ async fn grpc_passes_with_its_trailers_and_its_status_counts() {
         *r = route.clone();
     })
     .await;
-    let mut client = connect(bed.port).await;
+    let mut client = http2_client(bed.port).await;
     let answer = within(client.send_request(call("hello"))).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(answer.to_bytes(), "hello!");
@@ -104,7 +94,7 @@ async fn many_calls_at_once_share_the_connections() {
         route.http.get_or_insert_default().connect_timeout_ms = 60_000;
     })
     .await;
-    let client = connect(bed.port).await;
+    let client = http2_client(bed.port).await;
     let calls: Vec<_> = (0..200)
         .map(|_| {
             let mut client = client.clone();
@@ -132,15 +122,11 @@ async fn http2_clients_are_translated_for_an_http1_port() {
         Response::builder().header("connection", "x-hop").header("x-hop", "1").body(Full::new(said)).unwrap()
     })
     .await;
-    let bed = Bed::new(|route| {
-        stable(route, origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
-    })
-    .await;
+    let bed = Bed::to(origin.address, api::Protocol::Http).await;
     let mut request = call("hello");
     request.headers_mut().append("cookie", "a=1".parse().unwrap());
     request.headers_mut().append("cookie", "b=2".parse().unwrap());
-    let answer = within(connect(bed.port).await.send_request(request)).await.unwrap();
+    let answer = within(http2_client(bed.port).await.send_request(request)).await.unwrap();
     assert!(answer.headers().get("x-hop").is_none());
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
 }
@@ -148,11 +134,7 @@ async fn http2_clients_are_translated_for_an_http1_port() {
 #[tokio::test]
 async fn http1_clients_are_translated_for_an_http2_port() {
     let origin = grpc_origin("0").await;
-    let bed = Bed::new(|route| {
-        stable(route, origin);
-        route.listeners[0].protocol = api::Protocol::H2c.into();
-    })
-    .await;
+    let bed = Bed::to(origin, api::Protocol::H2c).await;
     let mut client = bed.connect().await;
     let request = "POST /echo HTTP/1.1\r\nHost: web\r\nTE: trailers\r\nContent-Length: 5\r\n\r\nhello";
     assert_eq!(client.send(request).await.body, "hello!");
@@ -174,7 +156,7 @@ async fn a_drain_says_goaway_and_finishes_streams() {
         server.serve_connection(TokioIo::new(stream), service).await.unwrap();
     });
     let bed = Bed::new(|route| stable(route, address)).await;
-    let mut client = connect(bed.port).await;
+    let mut client = http2_client(bed.port).await;
     let mut answer = within(client.send_request(call("x"))).await.unwrap().into_body();
     sender.send(Ok(Frame::data("one".into()))).await.unwrap();
     assert_eq!(within(answer.frame()).await.unwrap().unwrap().into_data().unwrap(), "one");

@@ -11,7 +11,7 @@ use http::{Request, Response, StatusCode};
 use proxy_api::v1beta1 as api;
 use tokio::io::AsyncWriteExt;
 
-use crate::common::{Bed, raw_origin, read_head, stable, within};
+use crate::common::{Bed, raw_origin, read_head, speaks, stable, within};
 use crate::frames;
 
 /// An HTTP/1.1 endpoint that says `words` to every request, and counts them.
@@ -32,11 +32,7 @@ async fn says(words: String) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 async fn http1(address: SocketAddr) -> Bed {
-    Bed::new(|route| {
-        stable(route, address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
-    })
-    .await
+    Bed::to(address, api::Protocol::Http).await
 }
 
 fn get() -> Request<()> {
@@ -163,11 +159,7 @@ async fn an_unasked_101_is_a_bad_answer() {
 #[tokio::test]
 async fn they_pass_from_http2_to_http1() {
     let (address, mut streams) = frames::origin().await;
-    let bed = Bed::new(|route| {
-        stable(route, address);
-        route.listeners[0].protocol = api::Protocol::H2c.into();
-    })
-    .await;
+    let bed = Bed::to(address, api::Protocol::H2c).await;
     let mut client = bed.connect().await;
     let waits = "POST / HTTP/1.1\r\nHost: web\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     client.0.write_all(waits.as_bytes()).await.unwrap();
@@ -216,7 +208,7 @@ async fn after_one_nothing_is_asked_again() {
         let (address, asked) = says(words).await;
         let bed = Bed::new(|route| {
             stable(route, address);
-            route.listeners[0].protocol = api::Protocol::Http.into();
+            speaks(route, api::Protocol::Http);
             let retries = api::Retries { attempts: 2, retry_on: "5xx".into(), ..Default::default() };
             route.http = Some(api::HttpPolicy { retries: Some(retries), ..Default::default() });
         })

@@ -10,8 +10,7 @@ use proxy_api::v1beta1 as api;
 use routing::{Limit, Limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::common::{Bed, Client, Origin, eventually, raw_origin, read_head, stable, within};
-use crate::http2;
+use crate::common::{Bed, Client, Origin, eventually, http2_client, raw_origin, read_head, speaks, stable, within};
 
 pub fn limit(bed: &Bed, change: impl FnOnce(&mut Limits)) {
     let shared = bed.proxy.shared();
@@ -59,12 +58,8 @@ async fn a_head_past_a_limit_is_a_431_over_http1_and_limits_change_between_two_r
 #[tokio::test]
 async fn a_head_past_a_limit_is_a_431_over_http2_and_the_connection_goes_on() {
     let origin = Origin::text("ok").await;
-    let bed = Bed::new(|route| {
-        stable(route, origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
-    })
-    .await;
-    let mut client = http2::connect(bed.port).await;
+    let bed = Bed::to(origin.address, api::Protocol::Http).await;
+    let mut client = http2_client(bed.port).await;
     let mut status = async |count, value: &str| {
         within(client.send_request(http2_with_headers(count, value))).await.unwrap().status().as_u16()
     };
@@ -83,7 +78,7 @@ async fn a_head_past_a_limit_is_a_431_over_http2_and_the_connection_goes_on() {
 
 #[tokio::test]
 async fn an_http1_client_of_an_http2_port_is_told_of_a_head_that_is_too_large() {
-    let bed = Bed::new(|route| route.listeners[0].protocol = api::Protocol::H2c.into()).await;
+    let bed = Bed::new(|route| speaks(route, api::Protocol::H2c)).await;
     assert_eq!(bed.connect().await.send(&with_headers(101, "x")).await.status, 431);
     assert_eq!(bed.connect().await.send(&with_headers(1, &"x".repeat(40_000))).await.status, 431);
     assert_eq!((reached(&bed, Limit::Headers), reached(&bed, Limit::HeaderBytes)), (1, 1));
@@ -115,7 +110,7 @@ async fn a_port_has_its_own_limit_of_connections_whichever_worker_has_them() {
 
 #[tokio::test]
 async fn an_http2_client_that_is_one_too_many_may_send_everything_elsewhere() {
-    let bed = Bed::new(|route| route.listeners[0].protocol = api::Protocol::Grpc.into()).await;
+    let bed = Bed::new(|route| speaks(route, api::Protocol::Grpc)).await;
     limit(&bed, |limits| limits.connections = 0);
     let mut refused = bed.connect().await;
     let mut said = Vec::new();
@@ -192,11 +187,7 @@ pub async fn hanging() -> Bed {
         let _ = stream.read_u8().await;
     })
     .await;
-    Bed::new(|route| {
-        stable(route, origin);
-        route.listeners[0].protocol = api::Protocol::Http.into();
-    })
-    .await
+    Bed::to(origin, api::Protocol::Http).await
 }
 
 #[tokio::test]

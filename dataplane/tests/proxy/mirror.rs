@@ -5,11 +5,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
-use tokio::net::TcpStream;
 
-use crate::common::{Bed, Origin, canary, eventually, raw_origin, stable, within};
+use crate::common::{Bed, Origin, canary, eventually, http2_client, raw_origin, speaks, stable, within};
 
 /// What the canary was sent: method, path, body, and whether it was marked as a copy.
 type Seen = Arc<Mutex<Vec<(String, String, Bytes, bool)>>>;
@@ -121,14 +119,11 @@ async fn an_http2_request_is_copied_with_its_body() {
     let bed = Bed::new(|route| {
         stable(route, old.address);
         canary(route, new.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         route.mirror = Some(api::Mirror { percent: 100, all_methods: true });
     })
     .await;
-    let stream = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2_client(bed.port).await;
     for body in ["", "hello"] {
         let request = Request::post("http://web/h2").version(Version::HTTP_2).body(Full::<Bytes>::from(body)).unwrap();
         let answer = within(sender.send_request(request)).await.unwrap();

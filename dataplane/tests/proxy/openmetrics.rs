@@ -13,8 +13,7 @@ use proxy_api::v1beta1 as api;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::common::{Bed, Client, Origin, canary, eventually, stable, within};
-use crate::http2;
+use crate::common::{Bed, Client, Origin, canary, eventually, http2_client, speaks, stable, within};
 
 /// Names and values.
 type Labels = Vec<(String, String)>;
@@ -182,7 +181,7 @@ async fn bed() -> Bed {
     Bed::new(|route| {
         stable(route, address);
         canary(route, address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         let connection_pool = Some(api::ConnectionPool { max_connections: 9, max_requests: 8, ..Default::default() });
         let outlier_detection = Some(api::OutlierDetection { consecutive_5xx_errors: Some(5), ..Default::default() });
         route.traffic_policy = Some(api::TrafficPolicy { connection_pool, outlier_detection, ..Default::default() });
@@ -201,7 +200,7 @@ async fn by_http1(bed: &Bed, path: &str, traceparent: &str) {
 }
 
 async fn by_http2(bed: &Bed, path: &str, traceparent: &str) {
-    let mut client = http2::connect(bed.port).await;
+    let mut client = http2_client(bed.port).await;
     let request = Request::get(format!("http://web{path}")).version(Version::HTTP_2).header("traceparent", traceparent);
     let answer = within(client.send_request(request.body(Full::<Bytes>::default()).unwrap())).await.unwrap();
     within(answer.into_body().collect()).await.unwrap();

@@ -8,12 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
-use tokio::net::TcpStream;
 
-use crate::common::{Bed, Origin, canary, dead, stable, within};
+use crate::common::{Bed, Origin, canary, dead, http2_client, speaks, stable, within};
 
 /// Longer than any test: who is ejected stays out.
 const LONG_MS: u64 = 3_600_000;
@@ -237,14 +234,11 @@ async fn http2_endpoints_are_looked_at_likewise() {
         for pod in [&bad, &good] {
             stable(route, pod.origin.address);
         }
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         outliers(route, |_| {});
     })
     .await;
-    let stream = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
-    let (mut client, connection) =
-        http2::handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut client = http2_client::<Full<Bytes>>(bed.port).await;
     let mut ask = async || {
         let request = Request::get(format!("http://127.0.0.1:{}/", bed.port)).version(Version::HTTP_2);
         let answer = within(client.send_request(request.body(Full::default()).unwrap())).await.unwrap();

@@ -5,7 +5,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use proxy_api::v1beta1 as api;
 
-use crate::common::{Bed, Client, Origin, dead, endpoint, reserve, within};
+use crate::common::{Bed, Client, Origin, dead, endpoint, http2_client, reserve, speaks, within};
 
 fn pod(route: &mut api::Route, address: std::net::SocketAddr, name: &str) {
     route.listeners[0].stable.push(api::Endpoint { pod: name.into(), ..endpoint(address) });
@@ -53,15 +53,11 @@ async fn each_stable_pod_answers_for_its_own_requests() {
 async fn http2_counts_by_pod_too() {
     let good = origin(200).await;
     let bed = Bed::new(|route| {
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         pod(route, good.address, "good");
     })
     .await;
-    let stream = tokio::net::TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let handshake = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io);
-    let (mut sender, connection) = handshake.await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2_client(bed.port).await;
     let request = Request::get("http://web/").body(Full::<Bytes>::default()).unwrap();
     let answer = within(sender.send_request(request)).await.unwrap();
     drop(within(http_body_util::BodyExt::collect(answer.into_body())).await.unwrap());

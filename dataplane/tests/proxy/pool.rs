@@ -8,14 +8,12 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::common::{Bed, Client, Origin, eventually, raw_origin, stable, within};
+use crate::common::{Bed, Client, Origin, eventually, http2_client, raw_origin, speaks, stable, within};
 use crate::{frames, hostile};
 
 /// Longer than any test: who waits is not turned away.
@@ -97,12 +95,12 @@ async fn connections_to_endpoints_are_seen_active_and_idle() {
     let pod = Gated::new().await;
     let bed = Bed::new(|route| {
         stable(route, pod.origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         pool(route, LONG_MS, api::ConnectionPool { idle_timeout_ms: LONG_MS, ..Default::default() });
     })
     .await;
     let mut clients = asking(&bed, 3).await;
-    let client = http2(bed.port).await;
+    let client = http2_client(bed.port).await;
     let ask = || {
         let (mut client, request) = (client.clone(), request(bed.port));
         tokio::spawn(async move { client.send_request(request).await.unwrap().into_body().collect().await })
@@ -142,12 +140,8 @@ async fn connections_over_http2_are_seen_too() {
             tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
         }
     });
-    let bed = Bed::new(|route| {
-        stable(route, address);
-        route.listeners[0].protocol = api::Protocol::H2c.into();
-    })
-    .await;
-    let mut client = http2(bed.port).await;
+    let bed = Bed::to(address, api::Protocol::H2c).await;
+    let mut client = http2_client(bed.port).await;
     let asked = request(bed.port);
     let answer = tokio::spawn(async move { client.send_request(asked).await.unwrap().into_body().collect().await });
     eventually("it is active", || connections(&bed) == (1, 0)).await;
@@ -235,13 +229,6 @@ async fn a_full_queue_and_a_wait_that_is_over_are_answered_503() {
     assert_eq!(standing(&bed, "max_pending_requests"), (1024, 0, 4));
 }
 
-async fn http2(port: u16) -> SendRequest<Full<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 fn request(port: u16) -> Request<Full<Bytes>> {
     let request = Request::get(format!("http://127.0.0.1:{port}/")).version(Version::HTTP_2);
     request.body(Full::default()).unwrap()
@@ -252,11 +239,11 @@ async fn the_limits_hold_for_http2_clients_too() {
     let pod = Gated::new().await;
     let bed = Bed::new(|route| {
         stable(route, pod.origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         pool(route, LONG_MS, api::ConnectionPool { max_connections: 2, max_requests: 6, ..Default::default() });
     })
     .await;
-    let client = http2(bed.port).await;
+    let client = http2_client(bed.port).await;
     let ask = |_| {
         let mut client = client.clone();
         let request = request(bed.port);
@@ -327,7 +314,7 @@ async fn a_tcp_connection_too_many_is_closed() {
     .await;
     let bed = Bed::new(|route| {
         stable(route, echo);
-        route.listeners[0].protocol = api::Protocol::Tcp.into();
+        speaks(route, api::Protocol::Tcp);
         pool(route, 50, api::ConnectionPool { max_connections: 1, ..Default::default() });
     })
     .await;

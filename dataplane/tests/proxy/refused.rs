@@ -10,7 +10,7 @@ use proxy_api::v1beta1 as api;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::common::{Bed, Origin, eventually, stable, within};
+use crate::common::{Bed, Origin, eventually, http2_client, speaks, stable, within};
 use crate::http2;
 use crate::limits::{PING, PREFACE, hanging, limit, opening, until, with_headers};
 use crate::sight::{Written, log};
@@ -31,7 +31,7 @@ fn short(line: &Value) -> (&Value, &Value) {
 #[tokio::test]
 async fn a_connection_too_many_has_a_line() {
     for (protocol, status) in [(api::Protocol::Http, 503), (api::Protocol::Grpc, 0), (api::Protocol::Tcp, 0)] {
-        let bed = Bed::new(|route| route.listeners[0].protocol = protocol.into()).await;
+        let bed = Bed::new(|route| speaks(route, protocol)).await;
         let written = log(&bed, Logged::Errors);
         limit(&bed, |limits| limits.connections = 0);
         let _client = bed.connect().await;
@@ -43,12 +43,12 @@ async fn a_connection_too_many_has_a_line() {
 
 #[tokio::test]
 async fn a_head_that_is_refused_has_a_line() {
-    let bed = Bed::new(|route| route.listeners[0].protocol = api::Protocol::Http.into()).await;
+    let bed = Bed::new(|route| speaks(route, api::Protocol::Http)).await;
     let written = log(&bed, Logged::Errors);
     assert_eq!(bed.connect().await.send(&with_headers(101, "x")).await.status, 431);
     assert_eq!(bed.connect().await.send(&with_headers(1, &"x".repeat(40_000))).await.status, 431);
     assert_eq!(bed.connect().await.send("GET / HTTP/1.1\r\n\r\n").await.status, 400);
-    let mut client = http2::connect(bed.port).await;
+    let mut client = http2_client(bed.port).await;
     let request = Request::get("http://web/long?secret").version(Version::HTTP_2).header("x", "x".repeat(33_000));
     let answer = within(client.send_request(request.body(Full::<Bytes>::default()).unwrap())).await.unwrap();
     assert_eq!(answer.status(), 431);
@@ -61,7 +61,7 @@ async fn a_head_that_is_refused_has_a_line() {
 
 #[tokio::test]
 async fn a_head_too_large_on_a_port_of_http2_has_a_line() {
-    let bed = Bed::new(|route| route.listeners[0].protocol = api::Protocol::H2c.into()).await;
+    let bed = Bed::new(|route| speaks(route, api::Protocol::H2c)).await;
     let written = log(&bed, Logged::Errors);
     assert_eq!(bed.connect().await.send(&with_headers(101, "x")).await.status, 431);
     assert_eq!(short(&lines(&written, 1).await[0]), (&json!(431), &json!("DPE")));
@@ -85,7 +85,7 @@ async fn a_stream_too_many_has_a_line() {
 async fn ruled(origin: &Origin, rule: api::Rule) -> Bed {
     Bed::new(|route| {
         stable(route, origin.address);
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         route.http = Some(api::HttpPolicy { rules: vec![rule], ..Default::default() });
     })
     .await

@@ -13,9 +13,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-use crate::common::{Bed, Origin, canary, raw_origin, read_head, stable, within};
+use crate::common::{Bed, Origin, canary, http2_client, raw_origin, read_head, stable, within};
 
 fn retries(route: &mut api::Route, retry_on: &str) {
     let retries = api::Retries { attempts: 3, retry_on: retry_on.into(), ..Default::default() };
@@ -268,10 +268,7 @@ async fn grpc(status: u16, grpc_status: &'static str, asked: Arc<AtomicUsize>) -
 }
 
 async fn call(bed: &Bed, body: &'static str) -> (u16, Bytes) {
-    let stream = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
+    let mut sender = http2_client(bed.port).await;
     let request = Request::post("http://web/echo").version(Version::HTTP_2).body(Full::new(Bytes::from(body))).unwrap();
     let answer = within(sender.send_request(request)).await.unwrap();
     (answer.status().as_u16(), within(answer.into_body().collect()).await.unwrap().to_bytes())

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proxy_api::v1beta1 as api;
 
-use crate::common::{Bed, Origin, canary, stable, within};
+use crate::common::{Bed, Origin, canary, speaks, stable, within};
 use crate::http2;
 
 fn prefix(prefix: &str) -> api::Match {
@@ -20,7 +20,7 @@ async fn mk_bed(origin: &Origin, rules: Vec<api::Rule>) -> Bed {
         stable(route, origin.address);
         canary(route, origin.address);
         // HTTP/2 from the client, HTTP/1.1 to the endpoint.
-        route.listeners[0].protocol = api::Protocol::Http.into();
+        speaks(route, api::Protocol::Http);
         route.weight = 50;
         route.http = Some(api::HttpPolicy { rules, ..Default::default() });
     })
@@ -216,7 +216,7 @@ async fn what_is_above_the_rate_limit_is_told_when_to_come_back() {
     // A change of the route, such as a new endpoint or weight, is no fresh start.
     let mut route = crate::common::mk_route(bed.port);
     stable(&mut route, origin.address);
-    route.listeners[0].protocol = api::Protocol::Http.into();
+    speaks(&mut route, api::Protocol::Http);
     (route.counter, route.http) = (2, Some(api::HttpPolicy { rules: vec![rule], ..Default::default() }));
     bed.apply(&route).await;
     let [first, second] = both(&bed, "GET", "/", &[]).await;

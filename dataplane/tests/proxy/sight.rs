@@ -8,26 +8,15 @@ use dataplane::sight::otlp::wire;
 use dataplane::sight::{self, Counts, Logged, Sight};
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use proxy_api::v1beta1 as api;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::common::{Bed, Origin, dead, eventually, raw_origin, read_head, stable, within};
-
-async fn h2(port: u16) -> SendRequest<Empty<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    sender
-}
+use crate::common::{Bed, Origin, dead, eventually, http2_client, raw_origin, read_head, speaks, stable, within};
 
 /// A port whose endpoints speak HTTP/1.1 whatever the client speaks.
 fn translated(route: &mut api::Route) {
-    route.listeners[0].protocol = api::Protocol::Http.into();
+    speaks(route, api::Protocol::Http);
 }
 
 fn call(path: &str) -> Request<Empty<Bytes>> {
@@ -44,7 +33,7 @@ async fn flags(change: impl Fn(&mut api::Route)) -> [Vec<String>; 2] {
         })
         .await;
         if http2 {
-            if let Ok(answer) = within(h2(bed.port).await.send_request(call("/"))).await {
+            if let Ok(answer) = within(http2_client(bed.port).await.send_request(call("/"))).await {
                 let _ = within(answer.into_body().collect()).await;
             }
         } else {
@@ -128,7 +117,7 @@ async fn what_the_client_sends_wrong_is_its_own_fault() {
     eventually("it is flagged", || flags_of(&bed.metrics()) == ["stable DPE 1"]).await;
     let bed = mk_bed().await;
     let tunnel = Request::connect("web:80").version(Version::HTTP_2).body(Empty::<Bytes>::new()).unwrap();
-    assert_eq!(within(h2(bed.port).await.send_request(tunnel)).await.unwrap().status(), 400);
+    assert_eq!(within(http2_client(bed.port).await.send_request(tunnel)).await.unwrap().status(), 400);
     eventually("it is flagged", || flags_of(&bed.metrics()) == ["stable DPE 1"]).await;
 }
 
@@ -172,7 +161,7 @@ async fn a_good_request_has_no_flag_and_a_client_that_left_has_one() {
         translated(route);
     })
     .await;
-    let mut client = h2(bed.port).await;
+    let mut client = http2_client(bed.port).await;
     let mut waiting = Box::pin(client.send_request(call("/")));
     tokio::select! {
         _ = &mut waiting => panic!("nobody answers"),
@@ -222,7 +211,7 @@ async fn the_access_log_has_a_line_for_each_request_of_both_protocols() {
     .await;
     let written = log(&bed, Logged::Share(1.0));
     assert_eq!(bed.get("/a\"b?token=secret").await.status, 200);
-    let answer = within(h2(bed.port).await.send_request(call("/c"))).await.unwrap();
+    let answer = within(http2_client(bed.port).await.send_request(call("/c"))).await.unwrap();
     within(answer.into_body().collect()).await.unwrap();
     eventually("both lines are written", || written.lines().len() == 2).await;
     let lines = written.lines();
@@ -271,7 +260,7 @@ async fn an_answer_of_the_proxys_own_has_no_upstream_time() {
         .await;
         let written = log(&bed, Logged::Errors);
         assert_eq!(bed.get("/").await.status, status);
-        assert_eq!(within(h2(bed.port).await.send_request(call("/"))).await.unwrap().status(), status);
+        assert_eq!(within(http2_client(bed.port).await.send_request(call("/"))).await.unwrap().status(), status);
         eventually("both lines are written", || written.lines().len() == 2).await;
         for line in written.lines() {
             assert_eq!((&line["status"], &line["attempts"]), (&json!(status), &json!(attempts)), "{line}");
@@ -335,7 +324,7 @@ async fn with_tracing_a_span_is_exported_and_the_endpoint_gets_it_as_parent() {
     bed.connect().await.send(&format!("GET /one?q HTTP/1.1\r\nHost: web\r\n{fields}\r\n\r\n")).await;
     let mut request = call("/two");
     request.headers_mut().insert("traceparent", sampled.parse().unwrap());
-    let answer = within(h2(bed.port).await.send_request(request)).await.unwrap();
+    let answer = within(http2_client(bed.port).await.send_request(request)).await.unwrap();
     within(answer.into_body().collect()).await.unwrap();
     // Not sampled: the ratio is 0.
     bed.get("/three").await;

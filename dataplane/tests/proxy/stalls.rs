@@ -11,7 +11,7 @@ use proxy_api::v1beta1 as api;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use crate::common::{Bed, eventually, raw_origin, read_head, stable, within};
+use crate::common::{Bed, eventually, raw_origin, read_head, speaks, stable, within};
 use crate::frames;
 use crate::hostile::{frame, next, posting};
 use crate::limits::{PREFACE, hanging, opening};
@@ -81,7 +81,7 @@ async fn the_request_timeout_holds_while_the_client_takes_nothing() {
 async fn it_holds_for_an_http1_client_of_an_http2_endpoint_too() {
     let (mut bed, mut streams) = frames::bed().await;
     bed.change(|route| {
-        route.listeners[0].protocol = api::Protocol::H2c.into();
+        speaks(route, api::Protocol::H2c);
         route.http = Some(api::HttpPolicy { request_timeout_ms: 2_000, ..Default::default() });
     })
     .await;

@@ -8,15 +8,12 @@ use proxy_api::v1beta1 as api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::common::{Bed, Client, eventually, stable, within};
+use crate::common::{Bed, Client, eventually, within};
 use crate::frames::{self, Stream};
 
 async fn bed() -> (Bed, UnboundedReceiver<Stream>) {
     let (address, streams) = frames::origin().await;
-    let bed = Bed::new(|route| {
-        stable(route, address);
-        route.listeners[0].protocol = api::Protocol::H2c.into();
-    });
+    let bed = Bed::to(address, api::Protocol::H2c);
     (bed.await, streams)
 }
 

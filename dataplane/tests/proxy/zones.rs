@@ -9,8 +9,8 @@ use proxy_api::v1beta1 as api;
 use proxy_api::v1beta1::load_balancer::{Algorithm, Simple};
 use routing::Table;
 
-use crate::balance::{ask_http2, http2};
-use crate::common::{Bed, Client, Origin, dead, endpoint};
+use crate::balance::ask_http2;
+use crate::common::{Bed, Client, Origin, dead, endpoint, http2_client, speaks};
 
 /// A proxy in zone a, one of two in zones a and b.
 struct Zoned {
@@ -25,7 +25,7 @@ impl Zoned {
         let mut route = api::Route::default();
         let mut bed = Bed::new(|given| {
             // HTTP/2 clients, too, and endpoints that speak HTTP/1.1.
-            given.listeners[0].protocol = api::Protocol::Http.into();
+            speaks(given, api::Protocol::Http);
             route = given.clone();
         })
         .await;
@@ -99,12 +99,12 @@ async fn requests_stay_in_the_zone_by_every_protocol_and_algorithm() {
         assert_eq!(of_zone(&counts, "a"), 60, "{simple:?}: {counts:?}");
         assert!(counts.len() == 2 || simple == Simple::PeakEwma, "{simple:?}: {counts:?}");
     }
-    let mut sender = http2(zoned.bed.port).await;
+    let mut sender = http2_client(zoned.bed.port).await;
     for _ in 0..20 {
         let (_, name) = ask_http2(&mut sender, "x-user", "ann").await;
         assert!(name.ends_with('a'), "{name}");
     }
-    zoned.route.listeners[0].protocol = api::Protocol::Tcp.into();
+    speaks(&mut zoned.route, api::Protocol::Tcp);
     zoned.apply().await;
     for _ in 0..20 {
         let name = Client::connect(zoned.bed.port).await.get("/").await.body;
