@@ -10,6 +10,7 @@ pub mod install;
 pub mod kubectl;
 pub mod manifests;
 pub mod operator;
+pub mod packages;
 pub mod processes;
 pub mod prometheus;
 pub mod proxies;

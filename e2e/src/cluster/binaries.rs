@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
 use super::{preflight, process, progress};
+use crate::packages;
 
 /// What clients expect to read from the server.
 const KUBERNETES_VERSION: &str = "v1.37.2";
@@ -120,7 +121,7 @@ pub fn ensure(program: Program) -> Result<PathBuf> {
 /// # Errors
 /// As [`ensure`].
 pub fn helm() -> Result<PathBuf> {
-    match preflight::find("helm") {
+    match packages::find("helm") {
         Some(path) => Ok(path),
         None => ensure(Program::Helm),
     }
