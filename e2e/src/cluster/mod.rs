@@ -3,16 +3,15 @@
 //! [`Cluster`] starts, reuses, stops and looks into it. How: [`preflight`]
 //! checks the machine, [`binaries`] builds the Go programs, [`network`] makes
 //! the namespace everything runs in, [`pki`] and [`config`] write the files,
-//! [`parts`] says what runs, [`process`] runs it, [`logs`] shows what
-//! it printed, [`clean`] removes it all.
+//! [`parts`] says what runs, [`start`] in which order, [`process`] runs it,
+//! [`logs`] shows what it printed, [`clean`] removes it all.
 //! A program that talks to the cluster calls [`network::reexec_in_netns`]
 //! first in its `main`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 pub mod audit;
 pub mod binaries;
@@ -26,20 +25,14 @@ mod parts;
 mod pki;
 mod preflight;
 pub mod process;
+mod start;
 
 pub use network::reexec_in_netns;
 pub use parts::Part;
 
 use crate::images::Image;
 use kube::config::KubeConfigOptions;
-use process::{output, run};
-
-/// How long the API server may take to answer, and the node to be ready.
-const START_LIMIT: Duration = Duration::from_secs(90);
-const POLL: Duration = Duration::from_millis(200);
-/// The build that the running cluster is made of.
-const BUILD_FILE: &str = "build";
-const ADDONS: &str = include_str!("../../cluster/addons.yaml");
+use process::output;
 
 /// The running cluster. Dropping it stops nothing.
 #[derive(Debug)]
@@ -96,10 +89,10 @@ impl Cluster {
         let _starting = lifetime::lock_start()?;
         network::leave_removed()?;
         let users = lifetime::use_cluster()?;
-        let reused = is_whole(&build);
+        let reused = start::is_whole(&build);
         if !reused {
             before_start()?;
-            start(&build, &program, &pause)?;
+            start::start(&build, &program, &pause)?;
         }
         Ok(Self { _users: users, reused })
     }
@@ -172,8 +165,8 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn start_apiserver(&self) -> Result<()> {
-        start_part(Part::ApiServer)?;
-        await_api_server()
+        start::start_part(Part::ApiServer)?;
+        start::await_api_server()
     }
 
     /// Stops the API server and starts it again.
@@ -195,7 +188,7 @@ impl Cluster {
     /// # Errors
     /// When it does not start.
     pub fn start_prometheus(&self) -> Result<()> {
-        start_part(Part::Prometheus)
+        start::start_part(Part::Prometheus)
     }
 }
 
@@ -228,7 +221,7 @@ pub fn start_again(part: &str) -> Result<()> {
     if process::runs(part.name()) {
         return Ok(());
     }
-    start_part(part)
+    start::start_part(part)
 }
 
 fn find(name: &str) -> Result<Part> {
@@ -260,103 +253,4 @@ pub fn kubectl() -> std::process::Command {
 /// Says what takes long, on standard error.
 pub fn progress(text: &str) {
     eprintln!("sluice: {text}");
-}
-
-fn is_whole(build: &str) -> bool {
-    fs::read_to_string(layout::state(BUILD_FILE)).is_ok_and(|text| text == build)
-        && Path::new(layout::NETNS_PATH).exists()
-        && Part::ALL.iter().all(|part| process::runs(part.name()))
-        && api_server_is_ready()
-        && node_is_ready()
-}
-
-fn start(build: &str, program: &Path, pause: &Path) -> Result<()> {
-    if clean::is_needed() {
-        progress("removing what an earlier cluster left");
-        clean::everything();
-    }
-    progress("starting Kubernetes");
-    let started = Instant::now();
-    prepare(program)?;
-    for part in [Part::Etcd, Part::Containerd, Part::ApiServer] {
-        start_part(part)?;
-    }
-    import_pause(pause)?;
-    await_api_server()?;
-    for part in [Part::ControllerManager, Part::Scheduler, Part::Kubelet, Part::KubeProxy] {
-        start_part(part)?;
-    }
-    let addons = layout::state("conf/addons.yaml");
-    fs::write(&addons, ADDONS)?;
-    run(kubectl().arg("apply").arg("--filename").arg(&addons))?;
-    for part in [Part::CoreDns, Part::PodTargets, Part::Prometheus] {
-        start_part(part)?;
-    }
-    wait_for("node", Part::Kubelet, node_is_ready)?;
-    wait_for("default service account", Part::ControllerManager, accounts_are_there)?;
-    fs::write(layout::state(BUILD_FILE), build)?;
-    progress(&format!("Kubernetes is up after {:.1} s", started.elapsed().as_secs_f32()));
-    Ok(())
-}
-
-/// Folders, links, network, certificates and configuration.
-fn prepare(program: &Path) -> Result<()> {
-    for folder in ["bin", "cni", "conf", "containerd", "logs", "pids", "pki"] {
-        let path = layout::state(folder);
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    }
-    fs::create_dir_all(layout::RUN)?;
-    for part in layout::PARTS {
-        std::os::unix::fs::symlink(program, layout::binary(part))?;
-    }
-    network::ensure()?;
-    network::flush();
-    pki::write_all()?;
-    for (path, text) in config::files() {
-        fs::write(layout::state(path), text)?;
-    }
-    Ok(())
-}
-
-fn start_part(part: Part) -> Result<()> {
-    process::spawn(part.name(), &part.program(), &part.arguments()).map(drop)
-}
-
-fn import_pause(pause: &Path) -> Result<()> {
-    wait_for("containerd", Part::Containerd, || Path::new(layout::CONTAINERD_SOCKET).exists())?;
-    Image::new(layout::PAUSE_IMAGE, pause).load()
-}
-
-fn await_api_server() -> Result<()> {
-    wait_for("API server", Part::ApiServer, api_server_is_ready)
-}
-
-/// Waits for a state of the cluster; gives up when the part behind it ends.
-fn wait_for(what: &str, part: Part, reached: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + START_LIMIT;
-    while !reached() {
-        let log = layout::log(part.name());
-        if !process::runs(part.name()) {
-            bail!("{} ended: see {}", part.name(), log.display());
-        }
-        if Instant::now() > deadline {
-            bail!("{what} is not ready after {START_LIMIT:?}: see {}", log.display());
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
-}
-
-fn api_server_is_ready() -> bool {
-    output(kubectl().args(["get", "--raw", "/readyz"])).is_ok()
-}
-
-fn node_is_ready() -> bool {
-    const READY: &str = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-    output(kubectl().args(["get", "node", layout::NODE_NAME, "--output", READY])).is_ok_and(|status| status == "True")
-}
-
-/// Without it no pod of the namespace is admitted.
-fn accounts_are_there() -> bool {
-    run(kubectl().args(["get", "serviceaccount", "default", "--namespace", "default"])).is_ok()
 }
