@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use kube::{Client, runtime::reflector::ObjectRef};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
@@ -35,25 +35,105 @@ const DRAIN: Duration = Duration::from_secs(5);
 const CONTROLLER_BEAT: Duration = Duration::from_secs(5);
 const CONTROLLER_LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the operator until SIGTERM or SIGINT.
+/// Runs the operator until SIGTERM or SIGINT, which it obeys from its first moment on.
 ///
 /// # Errors
 /// A part could not be started, or the lease was lost: the process has to end, and Kubernetes starts it anew.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let Some(parts) = signals.unless_one_comes(start(&args, &stop)).await.transpose()? else {
+        tracing::info!("stopping before every cache was filled");
+        return Ok(());
+    };
+    let publisher = parts.publisher.clone();
+    lead(&args, parts, &mut signals, &stop).await?;
+    publisher.shutdown();
+    Ok(())
+}
+
+/// What says that the process should end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+        })
+    }
+
+    /// What comes of `work`; none, and it is dropped, if a signal comes before. Start-up waits for the API server without
+    /// end, and process 1 of a container is not ended by a signal that it does not listen to.
+    async fn unless_one_comes<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.next() => None,
+        }
+    }
+
+    /// Waits for the next one. Cancel safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What runs on every replica, and what a leader needs besides.
+struct Parts {
+    client: Client,
+    health: Health,
+    metrics: Metrics,
+    publisher: Publisher,
+    context: Arc<Context>,
+    wakes: Wakes,
+    waker: Waker,
+}
+
+/// Starts everything that a replica does, leader or not; waits until the caches are complete.
+async fn start(args: &RunArgs, stop: &CancellationToken) -> anyhow::Result<Parts> {
     let (health, metrics) = (Health::new(), Metrics::new());
     let config = kube::Config::infer().await.context("cannot find the API server")?;
     let client = admin::client(config, &health, &metrics).context("cannot make a client for the API server")?;
-    let stop = CancellationToken::new();
     let admin_listener = listen("the admin server", proxy_api::OPERATOR_ADMIN_PORT).await?;
     tokio::spawn(admin::serve(admin_listener, health.clone(), metrics.clone(), stop.clone()));
 
     let authority = Authority::open(&client, &args.pod_namespace).await.context("cannot open the CA")?;
     tokio::spawn(authority.clone().run(stop.clone()));
     let publisher = Publisher::new(&metrics);
-    let config_listener = listen("the config stream", proxy_api::OPERATOR_CONFIG_PORT).await?;
-    let identities = Identities::new(client.clone());
+    serve_proxies(&client, &authority, &publisher, &health, stop).await?;
+
+    let (waker, mut receivers) = Waker::new(2);
+    let (caches, watches) = caches::start(&client, &waker);
+    tokio::spawn(watches);
+    caches::WATCHED.into_iter().for_each(|plural| health.watch(plural));
+    let synced = health.gate("caches");
+    caches.ready().await;
+    synced.open();
+    let (wakes, feed_wakes) = (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
+    tokio::spawn(feed::run(caches.clone(), publisher.clone(), feed_wakes));
+    tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker.clone()));
+
+    let context = context(args, &client, caches, publisher.clone(), metrics.clone(), authority, stop)?;
+    Ok(Parts { client, health, metrics, publisher, context, wakes, waker })
+}
+
+async fn serve_proxies(
+    client: &Client,
+    authority: &Authority,
+    publisher: &Publisher,
+    health: &Health,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = listen("the config stream", proxy_api::OPERATOR_CONFIG_PORT).await?;
     let (limits, tls) = (ConnectionLimits::default(), Some(authority.server_config()));
-    let served = publish::serve(config_listener, limits, tls, identities, publisher.clone(), stop.clone());
+    let identities = Identities::new(client.clone());
+    let served = publish::serve(listener, limits, tls, identities, publisher.clone(), stop.clone());
     let streaming = health.gate("stream");
     streaming.open();
     tokio::spawn(async move {
@@ -63,22 +143,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         // A replica that serves no proxy must not count as ready.
         streaming.close();
     });
-
-    let (waker, mut receivers) = Waker::new(2);
-    let (caches, watches) = caches::start(&client, &waker);
-    tokio::spawn(watches);
-    caches::WATCHED.into_iter().for_each(|plural| health.watch(plural));
-    let synced = health.gate("caches");
-    caches.ready().await;
-    synced.open();
-    let (reconcile_wakes, feed_wakes) =
-        (receivers.pop().expect("two were made"), receivers.pop().expect("two were made"));
-    tokio::spawn(feed::run(caches.clone(), publisher.clone(), feed_wakes));
-    tokio::spawn(wake_on_acks(caches.clone(), publisher.clone(), waker.clone()));
-
-    let context = context(&args, &client, caches, publisher.clone(), metrics.clone(), authority, &stop)?;
-    lead(&args, &client, &health, metrics, context, (reconcile_wakes, waker), &stop).await?;
-    publisher.shutdown();
     Ok(())
 }
 
@@ -145,16 +209,13 @@ async fn wake_on_acks(caches: Caches, publisher: Publisher, waker: Waker) {
 /// Reconciles while this replica holds the lease; ends on a signal, or with an error when the lease is lost.
 async fn lead(
     args: &RunArgs,
-    client: &Client,
-    health: &Health,
-    metrics: Metrics,
-    context: Arc<Context>,
-    (mut wakes, waker): (Wakes, Waker),
+    Parts { client, health, metrics, context, mut wakes, waker, publisher: _ }: Parts,
+    signals: &mut Signals,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let (sender, mut leading) = watch::channel(false);
     let lease = Lease {
-        client: client.clone(),
+        client,
         namespace: args.pod_namespace.clone(),
         name: crds::names::LEASE.to_owned(),
         pod: args.pod_name.clone(),
@@ -185,16 +246,13 @@ async fn lead(
             () = beats => {}
         }
     };
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     tokio::select! {
         ended = &mut election => {
             ended.context("the election panicked")?.context("leadership is lost")?;
             anyhow::bail!("the election ended by itself");
         }
         () = reconciles => anyhow::bail!("the controller ended by itself"),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
     }
     tracing::info!("stopping");
     // Passes were dropped with `reconciles`; a write that was sent may still arrive, and the next leader's
@@ -206,4 +264,24 @@ async fn lead(
         .context("the lease was not released in time")?
         .context("the election panicked")?
         .context("cannot release the lease")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn work_that_never_ends_is_given_up_at_a_signal() {
+        let mut signals = Signals::listen().unwrap();
+        assert_eq!(signals.unless_one_comes(async { 7 }).await, Some(7));
+        for signal in ["TERM", "INT"] {
+            let sent =
+                std::process::Command::new("kill").args(["-s", signal, &std::process::id().to_string()]).status();
+            assert!(sent.unwrap().success());
+            let given_up = signals.unless_one_comes(std::future::pending::<()>());
+            assert_eq!(tokio::time::timeout(PATIENCE, given_up).await, Ok(None), "{signal}");
+        }
+    }
 }
