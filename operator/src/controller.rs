@@ -110,8 +110,13 @@ async fn guarded(canary: Arc<Canary>, context: Arc<Context>) -> Result<Action, E
 fn retry(canary: &Canary, error: &Error, context: &Context) -> Action {
     let mut memory = context.remember(canary);
     memory.failures = memory.failures.saturating_add(1);
-    let doubled = RETRY.0.saturating_mul(1 << memory.failures.min(10));
-    Action::requeue(if error.is_conflict() { RETRY.0 } else { doubled.min(RETRY.1) })
+    Action::requeue(if error.is_conflict() { RETRY.0 } else { pause(memory.failures) })
+}
+
+/// The wait after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    let doubled = RETRY.0.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    doubled.min(RETRY.1)
 }
 
 async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
@@ -190,5 +195,17 @@ fn tell(context: &Context, world: &World, before: &State, decision: &rollout::De
             | rollout::Happening::Shown { .. }
             | rollout::Happening::CheckFailed { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_wait_is_the_shortest_and_they_double_up_to_the_longest() {
+        let waits: Vec<_> = (1..=10).map(|failures| pause(failures).as_millis()).collect();
+        assert_eq!(waits, [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 60_000]);
+        assert_eq!((pause(0), pause(u32::MAX)), RETRY);
     }
 }
