@@ -290,7 +290,7 @@ impl Shared {
             outcome,
         };
         if self.reports.try_send(report).is_err() {
-            tracing::warn!(namespace = lane.namespace, provider = lane.provider, "alert report was not read");
+            tracing::warn!(k8s.namespace.name = lane.namespace, provider = lane.provider, "alert report was not read");
         }
     }
 }

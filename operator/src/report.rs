@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use crds::{Canary, canary::Severity};
 use kube::{
-    Client, Resource,
+    Client, Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use rollout::{CopiesEnd, Happening, State};
@@ -41,11 +41,13 @@ impl Desk {
         let write = async move {
             while let Some(Outgoing { canary, event }) = queue.recv().await {
                 let reference = canary.object_ref(&());
+                let (namespace, name) = (canary.namespace().unwrap_or_default(), canary.name_any());
                 if let Err(error) = call("write an Event", recorder.publish(&event, &reference)).await
                     // Its Events go with a namespace, and nobody reads new ones.
                     && !error.is_leaving()
                 {
-                    tracing::warn!(error = %crate::telemetry::Chain(&error), "event not written");
+                    let error = crate::telemetry::Chain(&error);
+                    tracing::warn!(k8s.namespace.name = namespace, canary = name, reason = event.reason, %error, "event not written");
                 }
             }
         };
@@ -77,7 +79,8 @@ impl Desk {
             secondary: None,
         };
         if self.events.try_send(Outgoing { canary: Box::new(canary.clone()), event }).is_err() {
-            tracing::warn!(reason, "event queue full, event dropped");
+            let (namespace, name) = (canary.namespace().unwrap_or_default(), canary.name_any());
+            tracing::warn!(k8s.namespace.name = namespace, canary = name, reason, "event queue full, event dropped");
         }
     }
 

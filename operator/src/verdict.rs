@@ -19,7 +19,7 @@ use rollout::{
 };
 use tokio::time::MissedTickBehavior;
 
-use crate::{caches::Caches, publish::Publisher, status, validate, wakes::Waker};
+use crate::{caches::Caches, publish::Publisher, status, telemetry::Chain, validate, wakes::Waker};
 
 /// How often engines are fed; proxies report as often.
 const EVERY: Duration = Duration::from_secs(1);
@@ -234,9 +234,18 @@ impl Court {
         if let Some(journal) = remembered.filter(|journal| *journal.release() == release) {
             match self.engine.restore(&journal) {
                 Ok(()) => {
-                    tracing::info!(canary = canary.name_any(), "verdict goes on with the evidence of its journal")
+                    tracing::info!(
+                        k8s.namespace.name = canary.namespace(),
+                        canary = canary.name_any(),
+                        "verdict goes on with the evidence of its journal"
+                    )
                 }
-                Err(error) => tracing::warn!(canary = canary.name_any(), %error, "verdict begins anew"),
+                Err(error) => tracing::warn!(
+                    k8s.namespace.name = canary.namespace(),
+                    canary = canary.name_any(),
+                    error = %Chain(&error),
+                    "verdict begins anew"
+                ),
             }
         }
         self.release = Some(release);
@@ -263,7 +272,14 @@ fn release(state: &State) -> Option<Release> {
 fn journal(canary: &Canary) -> Option<Journal> {
     let journal = canary.status.as_ref()?.verdict.as_ref()?.journal.clone()?;
     serde_json::from_value(journal)
-        .inspect_err(|error| tracing::warn!(canary = canary.name_any(), %error, "journal of the verdict not readable"))
+        .inspect_err(|error| {
+            tracing::warn!(
+                k8s.namespace.name = canary.namespace(),
+                canary = canary.name_any(),
+                error = %Chain(error),
+                "journal of the verdict not readable"
+            );
+        })
         .ok()
 }
 

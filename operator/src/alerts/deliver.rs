@@ -138,7 +138,12 @@ impl Context {
     async fn deliver(&self, lane: Lane, delivery: Delivery) -> Lane {
         let outcome = self.tried(&lane, &delivery).await;
         if let Outcome::Failed { why } = &outcome {
-            tracing::warn!(namespace = lane.namespace, provider = lane.provider, reason = why, "alert not delivered");
+            tracing::warn!(
+                k8s.namespace.name = lane.namespace,
+                provider = lane.provider,
+                reason = why,
+                "alert not delivered"
+            );
         }
         self.shared.report(&lane, &delivery, outcome);
         lane
@@ -162,7 +167,7 @@ impl Context {
                 Retry::Never => return Outcome::Failed { why },
             };
             tracing::debug!(
-                namespace = lane.namespace,
+                k8s.namespace.name = lane.namespace,
                 provider = lane.provider,
                 attempts,
                 reason = why,
