@@ -226,7 +226,12 @@ impl Standby<'_> {
                 Some(Ok(WatchEvent::Added(lease) | WatchEvent::Modified(lease))) => return Event::Seen(record(&lease)),
                 Some(Ok(WatchEvent::Deleted(_))) => return Event::Absent,
                 Some(Ok(WatchEvent::Bookmark(_))) => {}
-                Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => self.stream = None,
+                // It ends each few minutes anyway; one that breaks off is opened anew likewise.
+                Some(Ok(WatchEvent::Error(_))) | None => self.stream = None,
+                Some(Err(error)) => {
+                    tracing::debug!(error = %Chain(&error), "lease watch broke off");
+                    self.stream = None;
+                }
             }
         }
     }
