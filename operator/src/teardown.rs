@@ -39,20 +39,39 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How soon to look again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// A stage that could not be completed in this pass.
+/// A stage that could not be completed in this pass; the next one goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum TeardownError {
+    /// Another call failed: about pods, bindings, the pool or the finalizer.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The table could not be written.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The Service could not be given back.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// The target could not be reverted.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
 }
 
 impl TeardownError {
+    /// Something has changed since it was read: look again at once.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Api(error)
+            | Self::Table(TableError::Api(error))
+            | Self::Service(ServiceError::Api(error))
+            | Self::Workload(WorkloadError::Api(error)) => error.is_conflict(),
+            Self::Table(TableError::Retry) | Self::Workload(WorkloadError::Stale(_)) => true,
+            Self::Table(TableError::Taken { .. } | TableError::Full) | Self::Service(ServiceError::NotYet { .. }) => {
+                false
+            }
+        }
+    }
+
     /// As [`ApiError::is_leaving`].
     #[must_use]
     pub fn is_leaving(&self) -> bool {
