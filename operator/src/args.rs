@@ -8,8 +8,10 @@ use crate::telemetry::Format;
 #[derive(Debug, Parser)]
 #[command(name = "sluice-operator", version)]
 pub struct Args {
+    /// Read for every command; only the operator itself uses more than the log format.
     #[command(flatten)]
     pub run: RunArgs,
+    /// None: run the operator.
     #[command(subcommand)]
     pub command: Option<Command>,
 }

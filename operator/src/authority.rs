@@ -39,12 +39,16 @@ const BACKDATED_MINUTES: i64 = 5;
 /// The CA could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
+    /// The Secret could not be read or created; a retry may help.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// A person has to delete the Secret.
     #[error("Secret {SECRET} has no usable {0}: delete it and restart the operator, which makes a new CA")]
     Damaged(&'static str),
+    /// The key or the names of a certificate were refused; a retry does not help.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
+    /// rustls does not take what was issued; a retry does not help.
     #[error("cannot use the serving certificate")]
     Tls(#[from] rustls::Error),
 }

@@ -45,18 +45,31 @@ const PAGE_SIZE: u32 = 500;
 /// The stores.
 #[derive(Clone)]
 pub struct Caches {
+    /// Of all namespaces, as every store.
     pub canaries: Store<Canary>,
+    /// As raw JSON, so that no field of a template is lost.
     pub deployments: Store<DynamicObject>,
+    /// As raw JSON, too.
     pub replica_sets: Store<DynamicObject>,
+    /// The users' and ours.
     pub services: Store<Service>,
+    /// Of the Services of arms only.
     pub slices: Store<EndpointSlice>,
+    /// The admission tables, one a namespace.
     pub tables: Store<ConfigMap>,
+    /// Those that users wrote, too.
     pub pools: Store<ProxyPool>,
+    /// Pods of the pools.
     pub proxies: Store<Pod>,
+    /// The CA as the pools have it.
     pub pool_config_maps: Store<ConfigMap>,
+    /// Service accounts of the pools.
     pub pool_accounts: Store<ServiceAccount>,
+    /// PodDisruptionBudgets of the pools.
     pub pool_budgets: Store<PodDisruptionBudget>,
+    /// Users' own queries.
     pub templates: Store<MetricTemplate>,
+    /// Every binding of the cluster; ours are two.
     pub bindings: Store<MutatingAdmissionPolicyBinding>,
 }
 

@@ -25,8 +25,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Canaries were still there at the end, or the API server did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
+    /// So many were there when the time was over.
     #[error("{0} Canaries are still being taken out of the traffic; run the uninstall again, or look at their status")]
     Left(usize),
+    /// A call failed.
     #[error(transparent)]
     Api(#[from] ApiError),
 }

@@ -3,6 +3,8 @@
 //! It may not decide (crate `rollout` does) and may not carry traffic. One reconcile reads (`observe`), asks
 //! `rollout::step`, writes the journal (`controller`), then makes the world match it (`services`, `workload`, `teardown`).
 
+#![warn(missing_docs)]
+
 pub mod admin;
 pub mod alerts;
 pub mod api;

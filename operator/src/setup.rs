@@ -34,10 +34,13 @@ use crate::{
 /// Set-up that could not go on in this pass.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// Another call failed: about bindings, the pool or the hold.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The table could not be written.
     #[error(transparent)]
     Table(TableError),
+    /// The Service could not be routed.
     #[error(transparent)]
     Service(ServiceError),
 }

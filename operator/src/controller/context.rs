@@ -19,15 +19,25 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// What every pass uses.
 pub struct Context {
+    /// For writes, each through `api::call`.
     pub client: Client,
+    /// For reads.
     pub caches: Caches,
+    /// Routes to the proxies, and what they acknowledge.
     pub publisher: Publisher,
+    /// Prometheus.
     pub measurer: Measurer,
+    /// Events and alerts.
     pub desk: Desk,
+    /// The operator's own.
     pub metrics: Metrics,
+    /// The CA, whose bundle the pools get.
     pub authority: Authority,
+    /// Without the bundle: see [`Context::pool_settings`].
     pub pool: PoolSettings,
+    /// What was written of the bindings, as the caches lag.
     pub bindings: Bindings,
+    /// The engines that compare canary and stable.
     pub verdicts: Verdicts,
     memories: Memories,
 }

@@ -23,18 +23,29 @@ use crate::{caches::Caches, services};
 
 /// Everything that one pass reads, taken from the caches at one moment.
 pub struct World {
+    /// The newer of the cached one and the one that we wrote last.
     pub canary: Arc<Canary>,
+    /// Its namespace.
     pub namespace: String,
+    /// The target; none: deleted, or not created yet.
     pub deployment: Option<Arc<DynamicObject>>,
     /// ReplicaSets of the Deployment, of the Canary, and orphans between the two.
     pub replica_sets: Vec<Arc<DynamicObject>>,
+    /// The user's Service.
     pub service: Option<Arc<Service>>,
+    /// Ours of the stable arm.
     pub primary_service: Option<Arc<Service>>,
+    /// Ours of the canary arm.
     pub canary_service: Option<Arc<Service>>,
+    /// Endpoints of the stable arm.
     pub stable_slices: Vec<Arc<EndpointSlice>>,
+    /// Endpoints of the canary arm.
     pub canary_slices: Vec<Arc<EndpointSlice>>,
+    /// ConfigMap of the admission table.
     pub table: Option<Arc<ConfigMap>>,
+    /// The namespace's ProxyPool.
     pub pool: Option<Arc<ProxyPool>>,
+    /// The Deployment of its proxies.
     pub pool_deployment: Option<Arc<DynamicObject>>,
     /// Proxies of the pool that are ready and not going: those that must acknowledge.
     pub live_proxies: Vec<Arc<Pod>>,
