@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod chunked;
+pub mod intake;
 pub mod pipe;
 pub mod relay;
 pub mod request;

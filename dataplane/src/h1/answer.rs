@@ -16,6 +16,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use self::body::body;
 pub use self::words::{by_rule, own, status_line};
 use crate::error::ProxyError;
+use crate::h1::intake::SMALL;
 use crate::h1::request::Facts;
 use crate::h1::response::{self, Framing, Towards};
 use crate::h1::text::HeadScan;
@@ -29,8 +30,6 @@ use crate::worker::{Phase, Worker};
 const WITH_HEAD: usize = 16 * 1024;
 /// Bytes that a head may grow by without moving.
 const MORE: usize = 64;
-/// Room for one read of a head, and of a body until it turns out to be large.
-const SMALL: usize = 8 * 1024;
 
 /// What the relay of an answer depends on.
 #[derive(Clone, Copy)]

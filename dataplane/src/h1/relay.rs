@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::h1::answer;
+use crate::h1::intake::Intake;
 use crate::h1::request::{self, Facts, Framing, Reject};
 use crate::h1::text::HeadScan;
 use crate::mirror::Copy;
@@ -38,8 +39,10 @@ const HEAD_SECONDS: u64 = 10;
 /// First room of a connection's read buffer: most heads fit.
 const ROOM: usize = 4 * 1024;
 /// What is read and thrown away of a client that goes on sending after its connection was given up, and how long.
-const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_BYTES: u64 = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
+/// Time for a client that has more to send than that to read the answer, before its connection is reset under it.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Serves a client that speaks HTTP/1, of which `start` was read already.
 pub async fn serve(worker: &Worker, slot: &Slot, stream: TcpStream, start: &[u8], client: IpAddr) {
@@ -103,7 +106,19 @@ enum Next {
     Request,
     /// Closed with care: the client may be sending still.
     Linger,
+    /// Closed in a moment: the client has too much to send.
+    Moment,
     Close,
+}
+
+impl Next {
+    /// The same for a client that is to send more than is thrown away.
+    fn in_a_moment(self) -> Self {
+        match self {
+            Self::Linger => Self::Moment,
+            Self::Request | Self::Moment | Self::Close => self,
+        }
+    }
 }
 
 impl Connection<'_> {
@@ -126,6 +141,7 @@ impl Connection<'_> {
             match next {
                 Next::Request => {}
                 Next::Linger => return self.linger().await,
+                Next::Moment => return self.moment().await,
                 Next::Close => return,
             }
         }
@@ -234,12 +250,12 @@ impl Connection<'_> {
             return;
         }
         let drained = async {
-            let mut left = LINGER_BYTES;
+            let (mut left, mut intake) = (LINGER_BYTES, Intake::default());
+            let (mut from, _to) = self.stream.split();
             self.buffer.clear();
-            self.buffer.reserve(ROOM);
-            while let Ok(count @ 1..) = self.stream.read_buf(&mut self.buffer).await {
+            while let Ok(count @ 1..) = intake.read(&mut from, &mut self.buffer, usize::MAX).await {
                 self.buffer.clear();
-                left = left.saturating_sub(count);
+                left = left.saturating_sub(count as u64);
                 if left == 0 {
                     return;
                 }
@@ -247,5 +263,15 @@ impl Connection<'_> {
         };
         // Not closed by the client in time: it is closed by us.
         let _ = tokio::time::timeout(LINGER, drained).await;
+    }
+
+    /// Closes when the client has had time to read the answer: as it is to send more than [`LINGER_BYTES`], its connection is
+    /// reset in any case, and to read what it sends until then would be the worker's time for nothing.
+    async fn moment(&mut self) {
+        self.watch.busy();
+        (self.buffer, self.out, self.scratch) = (BytesMut::new(), Vec::new(), Vec::new());
+        if self.stream.shutdown().await.is_ok() {
+            tokio::time::sleep(MOMENT).await;
+        }
     }
 }

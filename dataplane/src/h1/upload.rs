@@ -2,20 +2,18 @@
 
 use bytes::{Buf, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::error::ProxyError;
 use crate::h1::chunked::{self, Decoder, Malformed, Step};
+use crate::h1::intake::Intake;
 use crate::h1::pipe::{Feed, Untaken};
 use crate::h1::request::Framing;
 use crate::mirror::Copy;
 use crate::patience::least;
 use crate::retries::Retries;
 use crate::watch::Watch;
-
-/// Room for one read.
-const ROOM: usize = 64 * 1024;
 
 /// How a body ended that did not end well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +45,15 @@ impl Left {
     fn of(length: u64) -> Self {
         if length == 0 { Self::None } else { Self::Length(length) }
     }
+
+    /// Bytes that are to come at most.
+    fn most(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Length(length) => usize::try_from(*length).unwrap_or(usize::MAX),
+            Self::Chunks(_) => usize::MAX,
+        }
+    }
 }
 
 impl<'a> Upload<'a> {
@@ -65,6 +72,12 @@ impl<'a> Upload<'a> {
     #[must_use]
     pub fn done(&self) -> bool {
         matches!(self.left, Left::None)
+    }
+
+    /// Whether it says that more than `bytes` are to come yet.
+    #[must_use]
+    pub fn exceeds(&self, bytes: u64) -> bool {
+        matches!(self.left, Left::Length(left) if left > bytes)
     }
 
     /// What is left of the request's retries, if it has any.
@@ -93,7 +106,7 @@ impl<'a> Upload<'a> {
         watch: &Watch,
         copy: Option<&mut Copy>,
     ) -> Result<(), UploadError> {
-        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy };
+        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, intake: Intake::default(), copy };
         let mut out = Vec::new();
         loop {
             let sent = match &mut self.left {
@@ -126,7 +139,7 @@ impl<'a> Upload<'a> {
             if self.done() {
                 break;
             }
-            pace.read(from, buffer).await?;
+            pace.read(from, buffer, self.left.most()).await?;
         }
         if let Some(copy) = pace.copy {
             copy.complete();
@@ -147,7 +160,7 @@ impl Upload<'_> {
         feed: &Feed,
         watch: &Watch,
     ) -> Result<(), UploadError> {
-        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, copy: None };
+        let mut pace = Pace { watch, begun: watch.seconds(), bytes: 0, intake: Intake::default(), copy: None };
         while !self.done() {
             let piece = match &mut self.left {
                 Left::None => break,
@@ -176,7 +189,7 @@ impl Upload<'_> {
             if self.done() {
                 feed.end(trailers);
             } else if buffer.is_empty() {
-                pace.read(from, buffer).await?;
+                pace.read(from, buffer, self.left.most()).await?;
             }
         }
         Ok(())
@@ -256,6 +269,7 @@ struct Pace<'a> {
     watch: &'a Watch,
     begun: u64,
     bytes: u64,
+    intake: Intake,
     copy: Option<&'a mut Copy>,
 }
 
@@ -266,10 +280,9 @@ impl Pace<'_> {
         }
     }
 
-    async fn read(&mut self, from: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> Result<(), UploadError> {
-        buffer.reserve(ROOM);
+    async fn read(&mut self, from: &mut ReadHalf<'_>, buffer: &mut BytesMut, left: usize) -> Result<(), UploadError> {
         self.watch.sends();
-        let count = match from.read_buf(buffer).await {
+        let count = match self.intake.read(from, buffer, left).await {
             Ok(0) | Err(_) => return Err(UploadError::Client(ProxyError::ClientGone)),
             Ok(count) => count,
         };

@@ -1,17 +1,14 @@
 //! The body of an endpoint's answer, to its end: by its length, by its chunks, or until the endpoint closes the connection.
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::{Context, SMALL, WITH_HEAD, send};
+use super::{Context, WITH_HEAD, send};
 use crate::error::ProxyError;
 use crate::h1::chunked::{self, Decoder, Step};
+use crate::h1::intake::Intake;
 use crate::h1::response::Framing;
 use crate::h1::upload::recode;
-
-/// Most room for one read of a body, once it turns out to be large.
-const LARGE: usize = 128 * 1024;
 
 /// Passes on a body, behind the head that is in `out`.
 ///
@@ -46,10 +43,10 @@ async fn by_length(
     received.advance(first);
     left -= first as u64;
     send(to, context.watch, out).await?;
-    let mut room = SMALL;
+    let mut intake = Intake::default();
     while left > 0 {
         if received.is_empty() {
-            room = read(from, received, room.min(usize::try_from(left).unwrap_or(usize::MAX).max(SMALL))).await?;
+            more(&mut intake, from, received, usize::try_from(left).unwrap_or(usize::MAX)).await?;
         }
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(received.len());
         send(to, context.watch, &received[..here]).await?;
@@ -66,7 +63,7 @@ async fn by_chunks(
     to: &mut WriteHalf<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ProxyError> {
-    let (mut decoder, mut room) = (Decoder::default(), SMALL);
+    let (mut decoder, mut intake) = (Decoder::default(), Intake::default());
     loop {
         let taken = if context.facts.http10 {
             decode(&mut decoder, received, out)
@@ -79,7 +76,7 @@ async fn by_chunks(
         if taken.map_err(|_| ProxyError::BadAnswer)? {
             return Ok(());
         }
-        room = read(from, received, room).await?;
+        more(&mut intake, from, received, usize::MAX).await?;
     }
 }
 
@@ -110,7 +107,7 @@ async fn to_the_end(
     to: &mut WriteHalf<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), ProxyError> {
-    let chunks = !context.facts.http10;
+    let (chunks, mut intake) = (!context.facts.http10, Intake::default());
     loop {
         if chunks {
             chunked::write_chunk(out, received)
@@ -120,8 +117,7 @@ async fn to_the_end(
         received.clear();
         send(to, context.watch, out).await?;
         out.clear();
-        received.reserve(SMALL);
-        match from.read_buf(received).await {
+        match intake.read(from, received, usize::MAX).await {
             Ok(0) if chunks => {
                 chunked::write_end(out, &[]);
                 return send(to, context.watch, out).await;
@@ -133,13 +129,15 @@ async fn to_the_end(
     }
 }
 
-/// Reads more of a body; the room for the next read.
-async fn read(from: &mut ReadHalf<'_>, received: &mut BytesMut, room: usize) -> Result<usize, ProxyError> {
-    received.reserve(room);
-    match from.read_buf(received).await {
+/// Reads more of a body that has not come to its end.
+async fn more(
+    intake: &mut Intake,
+    from: &mut ReadHalf<'_>,
+    received: &mut BytesMut,
+    left: usize,
+) -> Result<(), ProxyError> {
+    match intake.read(from, received, left).await {
         Ok(0) | Err(_) => Err(ProxyError::Reset),
-        // A read that filled its room says that there is more.
-        Ok(count) if count >= room => Ok((room * 4).min(LARGE)),
-        Ok(_) => Ok(room),
+        Ok(_) => Ok(()),
     }
 }

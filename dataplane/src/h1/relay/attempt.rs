@@ -48,7 +48,7 @@ impl Connection<'_> {
         (mut arm, key): (Arm, Option<u64>),
         decision: Option<&Decision>,
         facts: Facts,
-        mut upload: Upload<'_>,
+        upload: &mut Upload<'_>,
         record: &mut Record,
     ) -> Result<Served, ProxyError> {
         let mut tried = Tried::keyed(key);
@@ -58,7 +58,7 @@ impl Connection<'_> {
                 Some(upstream) => {
                     record.attempt(arm, view.arm(arm), &upstream, self.worker.registry());
                     let timeout = view.port.route.connect_timeout;
-                    match self.attempt(&upstream, timeout, decision, facts, &mut upload, record).await {
+                    match self.attempt(&upstream, timeout, decision, facts, upload, record).await {
                         Ok(served) => return Ok(served),
                         Err(Failure::Unsent) => {
                             tried.unreachable(upstream.address());

@@ -9,7 +9,7 @@ use routing::rules::{Answer, Decision};
 use routing::{Arm, Choice};
 
 use super::attempt::Served;
-use super::{Connection, Next};
+use super::{Connection, LINGER_BYTES, Next};
 use crate::error::ProxyError;
 use crate::h1::answer;
 use crate::h1::request::{self, Facts, Framing, Reject};
@@ -114,10 +114,10 @@ impl Connection<'_> {
         }
         let retries =
             route.retry.as_ref().map(|policy| Retries::begin(policy, self.worker, facts.idempotent, deadline));
-        let upload = Upload::new(facts.framing, retries.as_ref());
+        let mut upload = Upload::new(facts.framing, retries.as_ref());
         let served = {
             // Pinned here, and so held once, not in each of the futures below.
-            let served = pin!(self.forward(&view, (arm, key), decision.as_ref(), facts, upload, &mut record));
+            let served = pin!(self.forward(&view, (arm, key), decision.as_ref(), facts, &mut upload, &mut record));
             match deadline {
                 None => served.await,
                 Some(deadline) => tokio::time::timeout_at(deadline, served).await.unwrap_or(Err(ProxyError::Timeout)),
@@ -127,7 +127,8 @@ impl Connection<'_> {
             copy.send();
         }
         record.sent(self.watch.taken());
-        match served {
+        let goes_on = upload.exceeds(LINGER_BYTES);
+        let next = match served {
             Ok(Served { switched: Some((endpoint, rest)), .. }) => {
                 // Ends with the handshake: how long people keep a socket open is not a latency.
                 record.complete();
@@ -140,7 +141,8 @@ impl Connection<'_> {
                 if keep { Next::Request } else { Next::Linger }
             }
             Err(error) => self.fail(error, facts, record).await,
-        }
+        };
+        if goes_on { next.in_a_moment() } else { next }
     }
 
     /// Sends a copy of the request in `out` to the canary, if the route says so, or begins one if its body is coming still.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::attempt::alongside;
-use super::{Connection, Next};
+use super::{Connection, LINGER_BYTES, Next};
 use crate::body::{BodyError, Incoming, ResponseBody};
 use crate::error::ProxyError;
 use crate::forward::Client;
@@ -76,13 +76,15 @@ impl Connection<'_> {
             served
         };
         self.scratch = answering.out;
-        Ok(match served {
+        let goes_on = upload.exceeds(LINGER_BYTES);
+        let next = match served {
             Ok(Passed::Whole { keep: true }) if uploaded.get() => Next::Request,
             Ok(Passed::Whole { .. }) => Next::Linger,
             Ok(Passed::Switched(body)) => self.socket(feed, body).await,
             Err(error) if self.answered.get() || error == ProxyError::ClientGone => Next::Close,
             Err(error) => self.refuse(error.status(), &error.to_string()).await,
-        })
+        };
+        Ok(if goes_on { next.in_a_moment() } else { next })
     }
 
     /// After a 101: what the client says goes into `feed`, and `body` to the client, until both have ended or one breaks off.
