@@ -146,9 +146,9 @@ impl Harm {
 /// When the proxy cannot be started, or ends.
 pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     let smuggled = Arc::new(AtomicU64::new(0));
-    let honest = Honest::new()?;
+    let (honest, hostile) = (Side::honest()?, Side::hostile()?);
     let good = honest.origin(Arc::clone(&smuggled)).await?;
-    let bad = origins::start(attack.origin).await?;
+    let bad = hostile.handle().spawn(origins::start(attack.origin)).await??;
     let target = bad.as_ref().map_or(good.address(), origins::Running::address);
     // Only where nothing else would end it: elsewhere the proxy's own limits are at work.
     let timeout: &[&str] = if matches!(attack.origin, Origin::Hangs) { &["requestTimeout: 3s"] } else { &[] };
@@ -171,7 +171,7 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
         tokio::time::sleep(Duration::from_millis(number as u64)).await;
         clients::attack(client, victim, until).await
     };
-    let attackers: Vec<_> = (0..count).map(|number| tokio::spawn(start(number))).collect();
+    let attackers: Vec<_> = (0..count).map(|number| hostile.handle().spawn(start(number))).collect();
     let mut most = resident;
     while Instant::now() < until {
         tokio::time::sleep(LOOK).await;
@@ -205,13 +205,28 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     })
 }
 
-/// Clients and origin that are measured, on a thread of their own: what the attackers' tasks are busy with delays the
-/// proxy at most, not the clock that it is measured by.
-struct Honest(Option<Runtime>);
+/// One of the two sides, on threads of its own: what attackers are busy with delays the proxy at most, not the clock that it
+/// is measured by.
+struct Side(Option<Runtime>);
 
-impl Honest {
-    fn new() -> Result<Self> {
+/// Of the attackers' threads: they have all that the proxy and those who are measured leave of the machine, as if they were on
+/// another one. Else it is the kernel's shares of two cores that are measured.
+const LOWEST_PRIORITY: i32 = 19;
+
+impl Side {
+    /// Clients and origin that are measured.
+    fn honest() -> Result<Self> {
         Ok(Self(Some(Builder::new_multi_thread().worker_threads(1).thread_name("honest").enable_all().build()?)))
+    }
+
+    /// Clients and origins that mean harm.
+    fn hostile() -> Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(2).thread_name("hostile").enable_all().on_thread_start(|| {
+            // Lower is always allowed; on Linux it is the thread's own.
+            rustix::process::setpriority_process(None, LOWEST_PRIORITY).expect("a thread may lower its priority");
+        });
+        Ok(Self(Some(builder.build()?)))
     }
 
     fn handle(&self) -> Handle {
@@ -239,7 +254,7 @@ impl Honest {
     }
 }
 
-impl Drop for Honest {
+impl Drop for Side {
     fn drop(&mut self) {
         // A runtime that waits for its tasks may not be dropped by a task.
         if let Some(runtime) = self.0.take() {

@@ -41,6 +41,7 @@ impl Intake {
         if self.moved >= self.turn {
             (self.moved, self.turn) = (0, self.room);
             yield_now().await;
+            yield_now().await;
         }
         let room = self.room.min(left.max(SMALL));
         buffer.reserve(room);
@@ -51,5 +52,44 @@ impl Intake {
             self.room = (room * GROWTH).min(LARGE);
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_go_first_in_between() {
+        const BODY: usize = 120 * 1024;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        client.write_all(&[0; BODY]).await.unwrap();
+        stream.readable().await.unwrap();
+        let (others, done) = (Cell::new(0), Cell::new(false));
+        let body = async {
+            let (mut from, _to) = stream.split();
+            let (mut intake, mut buffer) = (Intake::default(), BytesMut::new());
+            while buffer.len() < BODY {
+                let left = BODY - buffer.len();
+                assert_ne!(intake.read(&mut from, &mut buffer, left).await.unwrap(), 0);
+            }
+            done.set(true);
+        };
+        let other = async {
+            while !done.get() {
+                others.set(others.get() + 1);
+                yield_now().await;
+            }
+        };
+        tokio::join!(body, other);
+        // After 8 KiB, and after 32 more.
+        assert!(others.get() >= 2, "{} turns", others.get());
     }
 }

@@ -133,7 +133,17 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
     let mut client = bed.connect().await;
     let answer = client.send("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 100000000\r\n\r\nstart").await;
     assert_eq!((answer.status, answer.body.as_str()), (413, "big"));
-    assert!(client.closed().await);
+    // It goes on sending, and the connection ends under it.
+    let piece = [0; 64 * 1024];
+    within(async { while client.0.write_all(&piece).await.is_ok() {} }).await;
+
+    // A little more is taken, as whoever sends it may not look at the answer before.
+    let mut client = bed.connect().await;
+    let answer = client.send("POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 100005\r\n\r\nstart").await;
+    assert_eq!((answer.status, answer.body.as_str()), (413, "big"));
+    client.0.write_all(&[0; 100_000]).await.unwrap();
+    client.0.shutdown().await.unwrap();
+    assert_eq!(within(client.0.read(&mut [0])).await.unwrap(), 0);
 }
 
 #[tokio::test]
