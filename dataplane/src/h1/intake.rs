@@ -41,7 +41,6 @@ impl Intake {
         if self.moved >= self.turn {
             (self.moved, self.turn) = (0, self.room);
             yield_now().await;
-            yield_now().await;
         }
         let room = self.room.min(left.max(SMALL));
         buffer.reserve(room);
