@@ -165,12 +165,12 @@ fn without_resources(object: &impl Serialize) -> serde_json::Value {
 }
 
 /// Takes the pool away; for the namespace's last Canary, after the drain; `seen` is the cached ProxyPool. One that a user
-/// wrote stays, without proxies. Idempotent; true when all of it is gone or going.
+/// wrote stays, without proxies. Idempotent.
 ///
 /// # Errors
 /// As [`api::call`]; a later pass goes on from there.
-pub async fn remove(client: &Client, namespace: &str, seen: Option<&ProxyPool>) -> Result<bool, ApiError> {
-    let Some(pool) = seen else { return Ok(true) };
+pub async fn remove(client: &Client, namespace: &str, seen: Option<&ProxyPool>) -> Result<(), ApiError> {
+    let Some(pool) = seen else { return Ok(()) };
     let pools = Api::<ProxyPool>::namespaced(client.clone(), namespace);
     if pool.labels().get(MANAGED_BY).is_some_and(|manager| manager == FIELD_MANAGER) {
         // The garbage collector takes what it owns.
@@ -185,7 +185,7 @@ pub async fn remove(client: &Client, namespace: &str, seen: Option<&ProxyPool>) 
     if others.len() < pool.finalizers().len() {
         drop_finalizer(&pools, &others).await?;
     }
-    Ok(true)
+    Ok(())
 }
 
 async fn remove_owned<K>(client: &Client, pool: &ProxyPool, name: &str) -> Result<(), ApiError>

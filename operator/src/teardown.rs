@@ -65,7 +65,7 @@ impl TeardownError {
             | Self::Table(TableError::Api(error))
             | Self::Service(ServiceError::Api(error))
             | Self::Workload(WorkloadError::Api(error)) => error.is_conflict(),
-            Self::Table(TableError::Retry) | Self::Workload(WorkloadError::Stale(_)) => true,
+            Self::Table(TableError::Retry) | Self::Workload(WorkloadError::Stale { .. }) => true,
             Self::Table(TableError::Taken { .. } | TableError::Full) | Self::Service(ServiceError::NotYet { .. }) => {
                 false
             }
@@ -80,7 +80,7 @@ impl TeardownError {
                 error.is_leaving()
             }
             Self::Table(error) => error.is_leaving(),
-            Self::Service(ServiceError::NotYet { .. }) | Self::Workload(WorkloadError::Stale(_)) => false,
+            Self::Service(ServiceError::NotYet { .. }) | Self::Workload(WorkloadError::Stale { .. }) => false,
         }
     }
 }
@@ -186,7 +186,7 @@ async fn revert_at_uninstall(context: &Context, world: &World, state: &State) ->
     };
     match workload::revert(&context.client, world, deployment, stable).await {
         // The next pass reads it again.
-        Err(WorkloadError::Stale(_)) => return Ok(true),
+        Err(WorkloadError::Stale { .. }) => return Ok(true),
         reverted => reverted?,
     }
     let note = format!(

@@ -24,8 +24,11 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum WorkloadError {
     /// The object has changed since it was judged: look again at once.
-    #[error("{0} has changed since it was read")]
-    Stale(&'static str),
+    #[error("cannot {act}: what it was decided on has changed since it was read")]
+    Stale {
+        /// What was attempted, as in `adopt ReplicaSet web-5d9f`.
+        act: String,
+    },
     /// The API server refused or did not answer.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -162,6 +165,7 @@ impl Workload<'_> {
         };
         let deployments = self.deployments();
         let (name, set_name) = (deployment.name_any(), set.name_any());
+        let act = format!("adopt ReplicaSet {set_name}");
         let deployment = call(format!("read Deployment {name}"), deployments.get(&name)).await?;
         let set = call(format!("read ReplicaSet {set_name}"), self.sets.get(&set_name)).await?;
         let judged = replicas(&deployment) == wanted
@@ -170,10 +174,10 @@ impl Workload<'_> {
             && paused(&deployment) == Paused::Held
             && same_template(&deployment, &set);
         if !judged {
-            return Err(WorkloadError::Stale("the set under test"));
+            return Err(WorkloadError::Stale { act });
         }
         let patch = adoption(&set, wanted, wanted + max_surge(&deployment, wanted));
-        self.json_patch(&self.sets, &set_name, format!("adopt ReplicaSet {set_name}"), patch).await
+        self.json_patch(&self.sets, &set_name, act, patch).await
     }
 
     /// Removes `paused` from the very Deployment whose template was compared.
@@ -206,12 +210,12 @@ impl Workload<'_> {
         patch: Value,
     ) -> Result<(), WorkloadError> {
         let patch: json_patch::Patch = serde_json::from_value(patch).expect("the patch is written above");
-        match call(act, api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch))).await {
+        match call(act.clone(), api.patch(name, &PatchParams::default(), &Patch::<()>::Json(patch))).await {
             Ok(_) => Ok(()),
             // A right that is lacking is no change: it is told, and not tried again five times a second.
             Err(error) if error.is_conflict() || error.is_invalid() => {
                 tracing::debug!(error = %crate::telemetry::Chain(&error), "conditional write refused");
-                Err(WorkloadError::Stale("the object"))
+                Err(WorkloadError::Stale { act })
             }
             Err(error) => Err(error.into()),
         }

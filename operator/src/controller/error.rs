@@ -37,7 +37,7 @@ impl Error {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         match self {
-            Self::Conflict(_) | Self::Workload(WorkloadError::Stale(_)) => true,
+            Self::Conflict(_) | Self::Workload(WorkloadError::Stale { .. }) => true,
             Self::Teardown(error) => error.is_conflict(),
             Self::Workload(WorkloadError::Api(_))
             | Self::Services(_)
@@ -72,7 +72,7 @@ impl Error {
             Self::Conflict(error) | Self::Services(error) | Self::Api(error) => error.is_leaving(),
             Self::Workload(WorkloadError::Api(error)) => error.is_leaving(),
             Self::Teardown(error) => error.is_leaving(),
-            Self::Workload(WorkloadError::Stale(_)) | Self::Journal(_) | Self::Panicked | Self::Deadline => false,
+            Self::Workload(WorkloadError::Stale { .. }) | Self::Journal(_) | Self::Panicked | Self::Deadline => false,
         }
     }
 }
@@ -95,7 +95,7 @@ mod tests {
         for (error, class) in [
             (Error::Teardown(mk_api(409).into()), "conflict"),
             (Error::Teardown(TableError::Retry.into()), "conflict"),
-            (Error::Teardown(WorkloadError::Stale("Deployment").into()), "conflict"),
+            (Error::Teardown(WorkloadError::Stale { act: "revert Deployment web".to_owned() }.into()), "conflict"),
             (Error::Teardown(mk_api(500).into()), "teardown"),
             (Error::Teardown(TableError::Full.into()), "teardown"),
             (Error::Conflict(mk_api(409)), "conflict"),

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::promql;
 use crate::outbound::{self, Limits, Outbound, OutboundError};
+use crate::telemetry::Chain;
 
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -87,7 +88,7 @@ pub(super) async fn query(
     let body = form.query().unwrap_or_default().as_bytes().to_vec();
     let limits = Limits { deadline, answer_bytes: ANSWER_BYTES_MAX };
     let answer = outbound.post(endpoint, "application/x-www-form-urlencoded", body, limits).await.map_err(|error| {
-        tracing::debug!(error = ?error, "prometheus query failed");
+        tracing::debug!(server.address = outbound::place(endpoint), error = %Chain(&error), "prometheus query failed");
         if error.passing() {
             Problem::Unreachable(error.to_string())
         } else {
