@@ -97,15 +97,21 @@ impl Prometheus {
             .spawn()
             .expect("prometheus can be run");
         let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
-        let listening = tokio::time::timeout(PATIENCE, async {
+        let ready = tokio::time::timeout(PATIENCE, async {
+            let (mut address, mut is_ready) = (None, false);
             while let Some(line) = log.next_line().await.unwrap() {
-                if let Some((_, address)) = line.split_once(r#"msg="Listening on" address="#) {
-                    return address.trim().to_owned();
+                if let Some((_, listening)) = line.split_once(r#"msg="Listening on" address="#) {
+                    address = Some(listening.trim().to_owned());
+                }
+                // Between the two it answers with 503.
+                is_ready |= line.contains(r#"msg="Server is ready to receive web requests.""#);
+                if let Some(address) = address.take_if(|_| is_ready) {
+                    return address;
                 }
             }
-            panic!("prometheus ended before it listened")
+            panic!("prometheus ended before it was ready")
         });
-        let address = listening.await.expect("prometheus must listen");
+        let address = ready.await.expect("prometheus must be ready");
         // Drained for ever, so that it never blocks on a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         Self { url: format!("http://{address}"), _process: process, _folder: folder }
