@@ -1,16 +1,15 @@
 //! Wires the parts together and keeps them until a signal or the loss of the lease.
 
+mod signals;
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Client, runtime::reflector::ObjectRef};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
-};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+use self::signals::Signals;
 use crate::{
     admin::{self, Health, Metrics},
     alerts,
@@ -50,38 +49,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     lead(&args, parts, &mut signals, &stop).await?;
     publisher.shutdown();
     Ok(())
-}
-
-/// What says that the process should end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
-        })
-    }
-
-    /// What comes of `work`; none, and it is dropped, if a signal comes before. Start-up waits for the API server without
-    /// end, and process 1 of a container is not ended by a signal that it does not listen to.
-    async fn unless_one_comes<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            done = work => Some(done),
-            () = self.next() => None,
-        }
-    }
-
-    /// Waits for the next one. Cancel safe.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// What runs on every replica, and what a leader needs besides.
@@ -264,24 +231,4 @@ async fn lead(
         .context("the lease was not released in time")?
         .context("the election panicked")?
         .context("cannot release the lease")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    #[tokio::test]
-    async fn work_that_never_ends_is_given_up_at_a_signal() {
-        let mut signals = Signals::listen().unwrap();
-        assert_eq!(signals.unless_one_comes(async { 7 }).await, Some(7));
-        for signal in ["TERM", "INT"] {
-            let sent =
-                std::process::Command::new("kill").args(["-s", signal, &std::process::id().to_string()]).status();
-            assert!(sent.unwrap().success());
-            let given_up = signals.unless_one_comes(std::future::pending::<()>());
-            assert_eq!(tokio::time::timeout(PATIENCE, given_up).await, Ok(None), "{signal}");
-        }
-    }
 }
