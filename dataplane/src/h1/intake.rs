@@ -3,7 +3,7 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::ReadHalf;
 use tokio::task::yield_now;
@@ -44,7 +44,7 @@ impl Intake {
         }
         let room = self.room.min(left.max(SMALL));
         buffer.reserve(room);
-        let count = from.read_buf(buffer).await?;
+        let count = from.read_buf(&mut (&mut *buffer).limit(room)).await?;
         self.moved += count;
         // A read that filled its room says that there is more.
         if count >= room {
