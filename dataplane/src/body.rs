@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use routing::Flag;
 use tokio::time::Sleep;
 
+use crate::h1::client::reply::Reply;
 use crate::h1::pipe::Pipe;
 use crate::http2::body::{Receiving, faulted};
 use crate::limits::PATIENCE;
@@ -29,7 +30,7 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 pub enum Incoming {
     /// Over HTTP/1.
-    Http1(hyper::body::Incoming),
+    Http1(Box<Reply>),
     /// Over HTTP/1, read by the task of its connection.
     Piped(Pipe),
     /// Over HTTP/2.
@@ -74,7 +75,7 @@ pub struct Passing {
 }
 
 impl Passing {
-    /// Passes `incoming` on until `deadline`; `lease` goes back to its pool at the end.
+    /// Passes `incoming` on until `deadline`; `lease` is given up at the end.
     #[must_use]
     pub fn new(incoming: Incoming, record: Option<Record>, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
         let mut passing = Self { incoming, record, lease: Some(lease), deadline, whole: false };
@@ -88,9 +89,7 @@ impl Passing {
     /// The endpoint is done; the record ends when the client has it all.
     fn finish(&mut self) {
         self.whole = true;
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
+        self.lease = None;
     }
 
     fn complete(&mut self) {
@@ -200,7 +199,7 @@ impl Body for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(context).map_err(Into::into),
+            Self::Http1(body) => Pin::new(&mut **body).poll_frame(context),
             Self::Piped(body) => Pin::new(body).poll_frame(context),
             Self::Http2(body) => Pin::new(body).poll_frame(context),
             Self::Tunnel(tunnel) => tunnel.poll(context),

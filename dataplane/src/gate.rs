@@ -14,17 +14,8 @@ use std::time::Duration;
 use routing::{Arm, Pool, Route};
 use tokio::sync::{Notify, oneshot};
 
-/// Who waits: for a connection of this kind, of this worker, to this address.
-pub type Seat = (Kind, usize, SocketAddr);
-
-/// Which pool a connection belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Of our own codec, or spliced.
-    Plain,
-    /// HTTP/1.1 of hyper.
-    Hyper,
-}
+/// Who waits: for a connection of this worker, to this address.
+pub type Seat = (usize, SocketAddr);
 
 /// The limits of one arm, and what is used of them.
 #[derive(Debug)]
@@ -334,7 +325,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn seat(port: u16) -> Seat {
-        (Kind::Plain, 0, ([10, 0, 0, 1], port).into())
+        (0, ([10, 0, 0, 1], port).into())
     }
 
     fn gate(connections: u32, pending: u32) -> Arc<Gate> {

@@ -6,11 +6,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Request, Response, StatusCode, Version};
 
 use crate::forward;
@@ -77,58 +75,5 @@ impl Interims {
             waiting.pop_front();
         }
         Poll::Ready(())
-    }
-}
-
-/// What an endpoint of hyper's says before its answer: heard in the task of its connection, which may be any thread's as far
-/// as hyper knows.
-#[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<Mutex<Words>>);
-
-#[derive(Debug, Default)]
-struct Words {
-    heads: Vec<Response<()>>,
-    count: u32,
-    waker: Option<Waker>,
-}
-
-impl Heard {
-    /// Nothing yet of the answer to `request`, which is about to be sent.
-    pub fn of<B>(request: &mut Request<B>) -> Self {
-        let heard = Self::default();
-        let ear = heard.clone();
-        hyper::ext::on_informational(request, move |head| ear.hear(head.status(), head.headers()));
-        heard
-    }
-
-    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        words.count = words.count.saturating_add(1);
-        if words.count <= MAX_INTERIM {
-            let mut head = Response::new(());
-            (*head.status_mut(), *head.headers_mut()) = (status, headers.clone());
-            words.heads.push(head);
-        }
-        if let Some(waker) = words.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Awaits `answer` and passes on what is heard before it; `None` if that is too much.
-    pub async fn until<T>(&self, answer: impl Future<Output = T>, interims: &Interims) -> Option<T> {
-        let mut answer = pin!(answer);
-        std::future::poll_fn(|context| {
-            let polled = answer.as_mut().poll(context);
-            if self.pass(context, interims) { polled.map(Some) } else { Poll::Ready(None) }
-        })
-        .await
-    }
-
-    /// Whether no more than may be was heard.
-    fn pass(&self, context: &Context<'_>, interims: &Interims) -> bool {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        words.heads.drain(..).for_each(|head| interims.pass(head));
-        words.waker = Some(context.waker().clone());
-        words.count <= MAX_INTERIM
     }
 }

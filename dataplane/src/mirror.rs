@@ -23,7 +23,7 @@ use tokio::task::spawn_local;
 use crate::body::RequestBody;
 use crate::h1::chunked::{Decoder, Step};
 use crate::h1::request;
-use crate::upstream::{self, SendError, Upstream};
+use crate::upstream::{self, Reuse, SendError, Upstream};
 use crate::view::PortView;
 use crate::worker::Worker;
 
@@ -239,8 +239,8 @@ async fn exchange(
     connect_timeout: Duration,
     mut request: Request<RequestBody>,
 ) -> Option<u16> {
-    for fresh in [false, true] {
-        let mut lease = upstream.lease(version, connect_timeout, fresh).await.ok()?;
+    for reuse in [Reuse::Surely, Reuse::Never] {
+        let mut lease = upstream.lease(version, connect_timeout, reuse).await.ok()?;
         let mut response = match lease.send(request, None).await {
             Ok(response) => response,
             // A pooled connection that the endpoint had closed, or that is full.
@@ -254,7 +254,6 @@ async fn exchange(
         while let Some(frame) = response.body_mut().frame().await {
             left = left.checked_sub(frame.ok()?.data_ref().map_or(0, Bytes::len))?;
         }
-        lease.give_back();
         return Some(response.status().as_u16());
     }
     None

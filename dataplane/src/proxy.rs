@@ -25,7 +25,7 @@ use crate::replay::Spare;
 use crate::retries::{self, Retries};
 use crate::sight::{Asked, Detail};
 use crate::upgrade::Handshake;
-use crate::upstream::{DialError, Lease, SendError, Upstream, Version};
+use crate::upstream::{DialError, Lease, Reuse, SendError, Upstream, Version};
 use crate::view::{ArmView, PortView, Slot};
 use crate::worker::Worker;
 use crate::{forward, replay, rules, upgrade};
@@ -233,7 +233,7 @@ async fn exchange(
                 let Some(spare) = spare else {
                     let response = match socket {
                         None => response,
-                        Some((accept, said)) => accept.answered(response, said).await?,
+                        Some((accept, said)) => accept.answered(response, said)?,
                     };
                     return Ok((response, lease));
                 };
@@ -241,9 +241,6 @@ async fn exchange(
                 let answer = retry::Failure::Answer { status: response.status().as_u16(), grpc_status };
                 if !spare.again(answer, record) {
                     return Ok((response, lease));
-                }
-                if response.body().is_end_stream() {
-                    lease.give_back();
                 }
                 spare
             }
@@ -351,9 +348,10 @@ async fn attempt(
     mut request: Request<RequestBody>,
     interims: &Interims,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
-    let (mut fresh, mut full) = (false, 0);
+    let mut reuse = if repeats(&request) { Reuse::Heard } else { Reuse::Surely };
+    let mut full = 0;
     loop {
-        let mut lease = match upstream.lease(version, timeout, fresh).await {
+        let mut lease = match upstream.lease(version, timeout, reuse).await {
             Ok(lease) => lease,
             Err(DialError::Overflow) => return Err(Failure::Final(ProxyError::Overflow)),
             Err(error) => {
@@ -393,7 +391,7 @@ async fn attempt(
                 return Err(Failure::Final(error));
             }
         };
-        fresh = true;
+        reuse = Reuse::Never;
     }
 }
 
@@ -402,8 +400,12 @@ fn idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
 }
 
-/// A second copy of a request that may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
+/// Whether a request may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
+fn repeats(request: &Request<RequestBody>) -> bool {
+    idempotent(request.method()) && request.body().is_end_stream()
+}
+
+/// A second copy of a request that may be sent twice.
 fn replayable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    (idempotent(request.method()) && request.body().is_end_stream())
-        .then(|| replay::head_of(request).map(|()| RequestBody::Empty))
+    repeats(request).then(|| replay::head_of(request).map(|()| RequestBody::Empty))
 }

@@ -1,4 +1,4 @@
-//! A request of the hyper path that may be sent more than once: its head is copied, its body kept while it passes, up to
+//! A request in `http`'s types that may be sent more than once: its head is copied, its body kept while it passes, up to
 //! [`MAX_KEPT`]. An attempt gets what is kept and then what is still coming; only the newest attempt is given anything.
 
 use std::cell::RefCell;

@@ -2,33 +2,32 @@
 //! and the other, as the body of an answer. An end of one side is an end of the other, and what breaks off on one does on both
 //! (RFC 8441 §5).
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body as _, Frame};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use crate::body::{BodyError, Incoming};
 use crate::http2::frame::Reason;
 use crate::http2::stream::Error;
+use crate::upstream::Plain;
 
 /// Bytes of one read.
 const ROOM: usize = 16 * 1024;
-
-type Socket = TokioIo<Upgraded>;
 
 /// An endpoint's side of a WebSocket that is open. Dropped, its connection is closed.
 #[derive(Debug)]
 pub struct Tunnel {
     /// `None`: the endpoint says no more.
-    socket: Option<Socket>,
+    socket: Option<Plain>,
     /// What the client says, while it does.
     said: Option<Said>,
-    room: Box<[u8]>,
+    /// What the endpoint has said, and nobody has heard.
+    heard: BytesMut,
 }
 
 #[derive(Debug)]
@@ -40,11 +39,11 @@ struct Said {
 }
 
 impl Tunnel {
-    /// Passes on what comes of `socket`, and to it what comes of `said`.
+    /// Passes on what comes of `socket`, of which `heard` has the start, and to it what comes of `said`.
     #[must_use]
-    pub fn new(socket: Socket, said: Incoming) -> Self {
+    pub fn new(socket: Plain, heard: BytesMut, said: Incoming) -> Self {
         let said = Said { body: said, waiting: Bytes::new(), ended: false };
-        Self { socket: Some(socket), said: Some(said), room: vec![0; ROOM].into() }
+        Self { socket: Some(socket), said: Some(said), heard }
     }
 
     /// Whether the endpoint says no more.
@@ -57,28 +56,31 @@ impl Tunnel {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(socket) = &mut self.socket else { return Poll::Ready(None) };
         if let Some(said) = &mut self.said
-            && let Poll::Ready(passed) = said.poll(context, socket)
+            && let Poll::Ready(passed) = said.poll(context, &mut socket.stream)
         {
             self.said = None;
             if passed.is_err() {
                 return self.broken();
             }
         }
-        let mut buffer = ReadBuf::new(&mut self.room);
-        match ready!(Pin::new(socket).poll_read(context, &mut buffer)) {
-            Err(_) => self.broken(),
-            Ok(()) if buffer.filled().is_empty() => {
-                self.part();
-                Poll::Ready(None)
+        if self.heard.is_empty() {
+            self.heard.reserve(ROOM);
+            match ready!(pin!(socket.stream.read_buf(&mut self.heard)).poll(context)) {
+                Err(_) => return self.broken(),
+                Ok(0) => {
+                    self.part();
+                    return Poll::Ready(None);
+                }
+                Ok(_) => {}
             }
-            Ok(()) => Poll::Ready(Some(Ok(Frame::data(Bytes::copy_from_slice(buffer.filled()))))),
         }
+        Poll::Ready(Some(Ok(Frame::data(self.heard.split().freeze()))))
     }
 
     /// The endpoint has ended its side: the client's goes on.
     fn part(&mut self) {
         if let (Some(mut socket), Some(mut said)) = (self.socket.take(), self.said.take()) {
-            spawn_local(async move { std::future::poll_fn(|context| said.poll(context, &mut socket)).await });
+            spawn_local(async move { std::future::poll_fn(|context| said.poll(context, &mut socket.stream)).await });
         }
     }
 
@@ -93,7 +95,7 @@ struct Broken;
 
 impl Said {
     /// Ready when all of it was passed on, and the socket was told of its end.
-    fn poll(&mut self, context: &mut Context<'_>, socket: &mut Socket) -> Poll<Result<(), Broken>> {
+    fn poll(&mut self, context: &mut Context<'_>, socket: &mut TcpStream) -> Poll<Result<(), Broken>> {
         let mut socket = Pin::new(socket);
         loop {
             while !self.waiting.is_empty() {

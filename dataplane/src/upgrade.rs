@@ -8,7 +8,6 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Extensions, Method, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
 use crate::body::Incoming;
@@ -90,11 +89,7 @@ impl Accept {
     ///
     /// # Errors
     /// When the endpoint accepts something else than it was asked for.
-    pub async fn answered(
-        self,
-        mut response: Response<Incoming>,
-        said: Incoming,
-    ) -> Result<Response<Incoming>, ProxyError> {
+    pub fn answered(self, response: Response<Incoming>, said: Incoming) -> Result<Response<Incoming>, ProxyError> {
         if response.status().is_success() {
             return Err(ProxyError::BadAnswer);
         }
@@ -109,12 +104,14 @@ impl Accept {
         if !accepts || !is(header::UPGRADE, b"websocket") {
             return Err(ProxyError::BadAnswer);
         }
-        let endpoint = hyper::upgrade::on(&mut response).await.map_err(|_| ProxyError::Reset)?;
-        *response.status_mut() = StatusCode::OK;
+        let (mut parts, body) = response.into_parts();
+        let Incoming::Http1(reply) = body else { return Err(ProxyError::BadAnswer) };
+        let (endpoint, ahead) = reply.socket().ok_or(ProxyError::BadAnswer)?;
+        parts.status = StatusCode::OK;
         for name in [header::SEC_WEBSOCKET_ACCEPT, header::CONTENT_LENGTH] {
-            response.headers_mut().remove(name);
+            parts.headers.remove(name);
         }
-        Ok(response.map(|_| Incoming::Tunnel(Box::new(Tunnel::new(TokioIo::new(endpoint), said)))))
+        Ok(Response::from_parts(parts, Incoming::Tunnel(Box::new(Tunnel::new(endpoint, ahead, said)))))
     }
 }
 

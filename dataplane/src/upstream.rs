@@ -1,5 +1,5 @@
-//! Connections to one endpoint, of one worker: HTTP/1.1 ones are lent to one request at a time, last in first out;
-//! HTTP/2 ones are shared. Nothing here knows of routes, but every route has its own. New ones are made in [`dial`], a
+//! Connections to one endpoint, of one worker: HTTP/1.1 ones are lent to one request at a time, last in first out, whatever its
+//! client speaks; HTTP/2 ones are shared. Nothing here knows of routes, but every route has its own. New ones are made in [`dial`], a
 //! request holds one as a [`Lease`].
 
 mod dial;
@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1;
 use routing::balance::{PeakEwma, hash};
 use routing::outlier::Health;
 use routing::pool::{IDLE_TIMEOUT, Pool};
@@ -20,9 +19,8 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-pub use self::lease::{Lease, SendError};
-use crate::body::RequestBody;
-use crate::gate::{Gate, Kind, Permit};
+pub use self::lease::{Lease, Reuse, SendError};
+use crate::gate::{Gate, Permit};
 use crate::http2::client;
 use crate::pods::PodCell;
 
@@ -41,9 +39,8 @@ pub struct Upstream {
     identity: u64,
     worker: usize,
     started: Instant,
-    idle: RefCell<Vec<Idle>>,
-    /// Connections of our own codec.
-    plain: RefCell<Vec<(Plain, Instant)>>,
+    /// HTTP/1.1 connections without a request, and since when.
+    idle: RefCell<Vec<(Plain, Instant)>>,
     shared: RefCell<Vec<Shared>>,
     /// Serialises dialling of HTTP/2 connections: a burst of requests needs one, not one each.
     dialling: tokio::sync::Mutex<()>,
@@ -64,14 +61,7 @@ pub struct Upstream {
     pod: RefCell<Option<Arc<PodCell>>>,
 }
 
-#[derive(Debug)]
-struct Idle {
-    sender: http1::SendRequest<RequestBody>,
-    ticket: Ticket,
-    since: Instant,
-}
-
-/// An HTTP/1.1 or TCP connection of our own codec, open for as long as the value lives.
+/// An HTTP/1.1 or TCP connection, open for as long as the value lives.
 #[derive(Debug)]
 pub struct Plain {
     /// The connection itself.
@@ -103,6 +93,13 @@ impl Open {
 impl Ticket {
     fn new(permit: Option<Permit>, open: &Rc<Cell<u32>>) -> Self {
         Self { served: 0, permit, _open: Open::begin(open) }
+    }
+}
+
+impl Plain {
+    /// Whether other requests went over it before.
+    fn used(&self) -> bool {
+        self.ticket.served > 0
     }
 }
 
@@ -182,9 +179,6 @@ pub enum DialError {
     /// Nothing within the connect timeout.
     #[error("endpoint did not accept a connection in time")]
     Timeout,
-    /// Connected, and then the protocol did not start.
-    #[error("cannot start HTTP on the connection to endpoint")]
-    Handshake(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The arm has as many connections as it may have, and no endpoint was asked.
     #[error("too many connections to the arm")]
     Overflow,
@@ -200,7 +194,6 @@ impl Upstream {
             worker,
             started: Instant::now(),
             idle: RefCell::default(),
-            plain: RefCell::default(),
             shared: RefCell::default(),
             dialling: tokio::sync::Mutex::default(),
             room: Notify::new(),
@@ -272,7 +265,7 @@ impl Upstream {
 
     /// HTTP/1.1 connections without a request.
     fn idle_count(&self) -> usize {
-        self.plain.borrow().len() + self.idle.borrow().len()
+        self.idle.borrow().len()
     }
 
     /// An answer (or a failure that counts as slow) took `latency`.
@@ -297,10 +290,8 @@ impl Upstream {
         let gate = self.gate.borrow().clone();
         let Some(gate) = gate else { return };
         while gate.waited_for() {
-            let plain = self.plain.borrow_mut().pop();
-            if plain.is_none() && self.idle.borrow_mut().pop().is_none() {
-                return;
-            }
+            let Some(idle) = self.idle.borrow_mut().pop() else { return };
+            drop(idle);
         }
     }
 
@@ -342,15 +333,13 @@ impl Upstream {
     pub fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
-        self.plain.borrow_mut().clear();
         self.shared.borrow_mut().clear();
     }
 
     /// Closes what has been idle for too long.
     pub fn sweep(&self) {
         let limit = self.idle_timeout();
-        self.plain.borrow_mut().retain(|(_, since)| since.elapsed() < limit);
-        self.idle.borrow_mut().retain(|idle| idle.since.elapsed() < limit && !idle.sender.is_closed());
+        self.idle.borrow_mut().retain(|(_, since)| since.elapsed() < limit);
         let limit = self.pool.get().idle_timeout;
         let used = |streams: &Streams| {
             streams.open.get() > 0 || limit.is_none_or(|limit| streams.idle_since.get().elapsed() < limit)
@@ -370,8 +359,8 @@ impl Upstream {
     #[must_use]
     pub fn take_idle(&self, surely: bool) -> Option<Plain> {
         let would_block = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
-        let mut plain = self.plain.borrow_mut();
-        while let Some((endpoint, since)) = plain.pop() {
+        let mut idle = self.idle.borrow_mut();
+        while let Some((endpoint, since)) = idle.pop() {
             let stream = &endpoint.stream;
             let mut quiet = stream.try_read(&mut [0]).is_err_and(would_block);
             if quiet && surely {
@@ -386,19 +375,16 @@ impl Upstream {
 
     /// The request is over and the connection is in order: the next one may use it.
     pub fn give_idle(&self, mut endpoint: Plain) {
-        if !self.retired.get()
-            && self.plain.borrow().len() < MAX_IDLE
-            && self.may_idle(Kind::Plain, &mut endpoint.ticket)
-        {
-            self.plain.borrow_mut().push((endpoint, Instant::now()));
+        if !self.retired.get() && self.idle.borrow().len() < MAX_IDLE && self.may_idle(&mut endpoint.ticket) {
+            self.idle.borrow_mut().push((endpoint, Instant::now()));
         }
     }
 
     /// Whether a connection that was used may be used again.
-    fn may_idle(&self, kind: Kind, ticket: &mut Ticket) -> bool {
+    fn may_idle(&self, ticket: &mut Ticket) -> bool {
         ticket.served = ticket.served.saturating_add(1);
         let worn = self.pool.get().max_requests_per_connection.is_some_and(|most| ticket.served >= most);
-        let seat = (kind, self.worker, self.address);
+        let seat = (self.worker, self.address);
         !worn && ticket.permit.as_ref().and_then(Permit::gate).is_none_or(|gate| gate.may_idle(seat))
     }
 }

@@ -153,7 +153,8 @@ pub fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_size(out: &mut Vec<u8>, size: usize) {
+/// Appends what comes before the data of a chunk.
+pub fn write_size(out: &mut Vec<u8>, size: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let first = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..first).rev() {

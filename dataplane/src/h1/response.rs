@@ -35,8 +35,9 @@ pub struct Head<'h, 'b> {
     pub keep_alive: bool,
     /// `grpc-status`, where there is one.
     pub grpc_status: Option<u16>,
+    /// All fields, as sent.
+    pub headers: &'h [Header<'b>],
     reason: &'b str,
-    headers: &'h [Header<'b>],
     connection: &'b [u8],
     several_connections: bool,
 }

@@ -197,7 +197,8 @@ impl Upload<'_> {
 }
 
 /// What is at the start of a buffer.
-enum Decoded {
+#[derive(Debug)]
+pub enum Decoded {
     /// So many bytes of the body.
     Data(usize),
     /// Nothing: more has to come.
@@ -207,7 +208,10 @@ enum Decoded {
 }
 
 /// Drops from the start of `buffer` what is not the body's.
-fn decoded(decoder: &mut Decoder, buffer: &mut BytesMut) -> Result<Decoded, Malformed> {
+///
+/// # Errors
+/// When it is no chunked body.
+pub fn decoded(decoder: &mut Decoder, buffer: &mut BytesMut) -> Result<Decoded, Malformed> {
     Ok(match decoder.step(buffer)? {
         Step::More => {
             buffer.clear();

@@ -19,6 +19,7 @@ use super::link::{Reader, Writer};
 use super::stream;
 use crate::body::{BodyError, RequestBody, ResponseBody};
 use crate::error::behind;
+use crate::h1::chunked::Malformed;
 use crate::limits::PATIENCE;
 use crate::patience::{Pace, Patience, UploadFault};
 
@@ -304,10 +305,10 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
     }
 }
 
-/// Whether a body broke off because what the other end sent was not valid.
+/// Whether a body broke off because what the other end sent, over either version, was not valid.
 #[must_use]
 pub fn faulted(error: &(dyn Error + 'static)) -> bool {
-    matches!(behind(error), Some(stream::Error::Fault(_)))
+    matches!(behind(error), Some(stream::Error::Fault(_))) || behind::<Malformed>(error).is_some()
 }
 
 #[cfg(test)]

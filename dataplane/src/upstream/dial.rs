@@ -4,15 +4,12 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
 
-use super::lease::{Connection, Lease};
-use super::{DialError, Idle, MAX_SHARED, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
-use crate::gate::{Admitted, Kind, Overflow, Permit};
+use super::lease::{Connection, Lease, Reuse};
+use super::{DialError, MAX_SHARED, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
+use crate::gate::{Admitted, Overflow};
 use crate::http2::client;
 use crate::listener::keep_alive;
 
@@ -28,7 +25,7 @@ impl Upstream {
     pub async fn dial_plain(&self, timeout: Duration) -> Result<Plain, DialError> {
         let until = Instant::now() + timeout;
         let permit = loop {
-            match self.permit(Kind::Plain, until).await? {
+            match self.permit(until).await? {
                 None => break None,
                 Some(Admitted::Open(permit)) => break Some(permit),
                 Some(Admitted::Idle) => {
@@ -43,41 +40,62 @@ impl Upstream {
     }
 
     /// The right to one more connection; none is needed where they are not limited.
-    async fn permit(&self, kind: Kind, until: Instant) -> Result<Option<Admitted>, DialError> {
+    async fn permit(&self, until: Instant) -> Result<Option<Admitted>, DialError> {
         if self.pool.get().max_connections.is_none() {
             return Ok(None);
         }
         let gate = self.gate.borrow().clone();
         let Some(gate) = gate else { return Ok(None) };
         let left = until.saturating_duration_since(Instant::now());
-        let admitted = gate.permit((kind, self.worker, self.address), left).await;
+        let admitted = gate.permit((self.worker, self.address), left).await;
         admitted.map(Some).map_err(|Overflow| DialError::Overflow)
     }
 
-    /// A connection for one request: a pooled one unless `fresh`, else a new one.
+    /// A connection for one request: a pooled one where `reuse` allows it, else a new one.
     ///
     /// # Errors
     /// When none can be made within `timeout`.
-    pub async fn lease(self: &Rc<Self>, version: Version, timeout: Duration, fresh: bool) -> Result<Lease, DialError> {
+    pub async fn lease(self: &Rc<Self>, version: Version, timeout: Duration, reuse: Reuse) -> Result<Lease, DialError> {
         // Counted from here on, so that a slow dial makes the endpoint look loaded.
         self.in_flight.set(self.in_flight.get() + 1);
         let mut lease = Lease { upstream: Rc::clone(self), connection: None, reused: false };
-        let pooled = if fresh { None } else { self.pooled(version) };
-        lease.reused = pooled.is_some();
-        lease.connection = Some(match pooled {
-            Some(connection) => connection,
-            // Boxed: it is large, and most requests have no use for it.
-            None => {
-                let (connection, reused) = Box::pin(self.dial_within(version, timeout, fresh)).await?;
-                lease.reused = reused;
-                connection
+        (lease.connection, lease.reused) = match version {
+            Version::Http1 => {
+                let endpoint = match self.take_pooled(reuse) {
+                    Some(endpoint) => endpoint,
+                    // Boxed: it is large, and most requests have no use for it.
+                    None => Box::pin(self.dial_plain(timeout)).await?,
+                };
+                let used = endpoint.used();
+                (Some(Connection::Http1(Some(endpoint))), used)
             }
-        });
+            Version::Http2 => {
+                let fresh = reuse == Reuse::Never;
+                let pooled = if fresh { None } else { self.shared_seat() };
+                let reused = pooled.is_some();
+                let connection = match pooled {
+                    Some(connection) => connection,
+                    None => {
+                        let dialled = Box::pin(tokio::time::timeout(timeout, self.dial_shared(fresh))).await;
+                        dialled.unwrap_or(Err(DialError::Timeout))?
+                    }
+                };
+                (Some(connection), reused)
+            }
+        };
         if let Some(Connection::Http2(shared, _)) = &lease.connection {
             shared.streams.open.set(shared.streams.open.get() + 1);
             shared.streams.total.set(shared.streams.total.get().saturating_add(1));
         }
         Ok(lease)
+    }
+
+    fn take_pooled(&self, reuse: Reuse) -> Option<Plain> {
+        match reuse {
+            Reuse::Never => None,
+            Reuse::Heard => self.take_idle(false),
+            Reuse::Surely => self.take_idle(true),
+        }
     }
 
     /// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
@@ -89,24 +107,12 @@ impl Upstream {
         Ok(stream)
     }
 
-    fn pooled(&self, version: Version) -> Option<Connection> {
-        match version {
-            Version::Http1 => {
-                let mut idle = self.idle.borrow_mut();
-                while let Some(Idle { sender, ticket, since }) = idle.pop() {
-                    if sender.is_ready() && since.elapsed() < self.idle_timeout() {
-                        return Some(Connection::Http1(sender, ticket));
-                    }
-                }
-                None
-            }
-            Version::Http2 => {
-                let mut shared = self.shared.borrow_mut();
-                let most = self.pool.get().max_requests_per_connection.unwrap_or(u32::MAX);
-                shared.retain_mut(|shared| !shared.sender.is_closed() && shared.streams.total.get() < most);
-                shared.iter().find_map(|shared| self.seat(shared))
-            }
-        }
+    /// A place on one of the HTTP/2 connections.
+    fn shared_seat(&self) -> Option<Connection> {
+        let mut shared = self.shared.borrow_mut();
+        let most = self.pool.get().max_requests_per_connection.unwrap_or(u32::MAX);
+        shared.retain_mut(|shared| !shared.sender.is_closed() && shared.streams.total.get() < most);
+        shared.iter().find_map(|shared| self.seat(shared))
     }
 
     /// A place on an HTTP/2 connection that has one. What the endpoint said last holds for one on which it has not said anything
@@ -129,7 +135,7 @@ impl Upstream {
         loop {
             let most = self.shared.borrow().len() >= MAX_SHARED;
             if (!fresh || most)
-                && let Some(connection) = self.pooled(Version::Http2)
+                && let Some(connection) = self.shared_seat()
             {
                 return Some(connection);
             }
@@ -142,64 +148,23 @@ impl Upstream {
         }
     }
 
-    /// A connection within `timeout`, and whether it is one that was just used.
-    async fn dial_within(
-        &self,
-        version: Version,
-        timeout: Duration,
-        fresh: bool,
-    ) -> Result<(Connection, bool), DialError> {
-        let until = Instant::now() + timeout;
-        let permit = loop {
-            let asked = if version == Version::Http1 { self.permit(Kind::Hyper, until).await? } else { None };
-            match asked {
-                None => break None,
-                Some(Admitted::Open(permit)) => break Some(permit),
-                Some(Admitted::Idle) => {
-                    if let Some(connection) = self.pooled(version) {
-                        return Ok((connection, true));
-                    }
-                }
-            }
-        };
-        let dialled = tokio::time::timeout(timeout, self.dial(version, fresh, permit)).await;
-        Ok((dialled.unwrap_or(Err(DialError::Timeout))?, false))
-    }
-
-    async fn dial(&self, version: Version, fresh: bool, permit: Option<Permit>) -> Result<Connection, DialError> {
-        match version {
-            Version::Http1 => {
-                let io = TokioIo::new(self.connect().await?);
-                let (sender, connection) =
-                    http1::Builder::new().max_headers(128).handshake(io).await.map_err(handshake)?;
-                spawn_local(async move {
-                    // What went wrong reaches the request that was under way, if any.
-                    let _ = connection.with_upgrades().await;
-                });
-                Ok(Connection::Http1(sender, Ticket::new(permit, &self.open)))
-            }
-            Version::Http2 => {
-                let _turn = self.dialling.lock().await;
-                if let Some(connection) = self.room(fresh).await {
-                    return Ok(connection);
-                }
-                let streams =
-                    Rc::new(Streams { open: Cell::new(0), total: Cell::new(0), idle_since: Cell::new(Instant::now()) });
-                let counted = Rc::clone(&streams);
-                let busy = move || counted.open.get() > 0;
-                let sender = client::connect(self.connect().await?, busy);
-                let shared = Shared { sender, streams };
-                if !self.retired.get() {
-                    self.shared.borrow_mut().push(shared.clone());
-                }
-                // Its first place.
-                let seat = shared.sender.seat(1);
-                Ok(Connection::Http2(shared, seat))
-            }
+    /// A place on an HTTP/2 connection, a new one if need be.
+    async fn dial_shared(&self, fresh: bool) -> Result<Connection, DialError> {
+        let _turn = self.dialling.lock().await;
+        if let Some(connection) = self.room(fresh).await {
+            return Ok(connection);
         }
+        let streams =
+            Rc::new(Streams { open: Cell::new(0), total: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+        let counted = Rc::clone(&streams);
+        let busy = move || counted.open.get() > 0;
+        let sender = client::connect(self.connect().await?, busy);
+        let shared = Shared { sender, streams };
+        if !self.retired.get() {
+            self.shared.borrow_mut().push(shared.clone());
+        }
+        // Its first place.
+        let seat = shared.sender.seat(1);
+        Ok(Connection::Http2(shared, seat))
     }
-}
-
-fn handshake(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DialError {
-    DialError::Handshake(error.into())
 }

@@ -3,16 +3,14 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::{Request, Response, StatusCode, header};
-use hyper::client::conn::http1;
+use http::{Request, Response};
 
-use super::{Idle, MAX_IDLE, Shared, Ticket, Upstream};
+use super::{Plain, Shared, Upstream};
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
-use crate::gate::Kind;
+use crate::h1::client;
 use crate::http2::link::Seat;
-use crate::interim::{Heard, Interims};
-use crate::patience::UploadFault;
+use crate::interim::Interims;
 
 /// A connection that one request may use.
 #[derive(Debug)]
@@ -24,9 +22,21 @@ pub struct Lease {
 
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(http1::SendRequest<RequestBody>, Ticket),
+    /// Until the request is sent: then it belongs to that and its answer, which gives it back.
+    Http1(Option<Plain>),
     /// With a place for the request, until it is under way.
     Http2(Shared, Option<Seat>),
+}
+
+/// Whether a request may go over a connection that was used before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Not if there is a choice.
+    Never,
+    /// If the endpoint has not closed it, as far as was heard: the request may be sent twice.
+    Heard,
+    /// If the endpoint has surely not closed it yet.
+    Surely,
 }
 
 /// Why a request was not answered.
@@ -58,57 +68,13 @@ impl Lease {
         request: Request<RequestBody>,
         interims: Option<&Interims>,
     ) -> Result<Response<Incoming>, SendError> {
-        match self.connection.as_mut().expect("a lease has a connection until it is given back") {
-            Connection::Http1(sender, _) => send_http1(sender, request, interims).await,
+        match self.connection.as_mut().expect("a lease has a connection once it is made") {
+            Connection::Http1(endpoint) => {
+                let endpoint = endpoint.take().expect("a lease is for one request");
+                client::send(endpoint, &self.upstream, request, interims).await
+            }
             Connection::Http2(shared, seat) => shared.sender.send(request, seat.take(), interims).await,
         }
-    }
-
-    /// The request is over and the connection is in order: the next one may use it.
-    pub fn give_back(mut self) {
-        if self.upstream.retired.get() {
-            return;
-        }
-        if let Some(Connection::Http1(..)) = &self.connection
-            && let Some(Connection::Http1(sender, mut ticket)) = self.connection.take()
-            && self.upstream.idle.borrow().len() < MAX_IDLE
-            && !sender.is_closed()
-            && self.upstream.may_idle(Kind::Hyper, &mut ticket)
-        {
-            self.upstream.idle.borrow_mut().push(Idle { sender, ticket, since: Instant::now() });
-        }
-    }
-}
-
-async fn send_http1(
-    sender: &mut http1::SendRequest<RequestBody>,
-    mut request: Request<RequestBody>,
-    interims: Option<&Interims>,
-) -> Result<Response<Incoming>, SendError> {
-    let switches = request.headers().contains_key(header::UPGRADE);
-    let answer = match interims {
-        None => sender.try_send_request(request).await,
-        Some(interims) => {
-            let heard = Heard::of(&mut request);
-            let answer = heard.until(sender.try_send_request(request), interims).await;
-            answer.ok_or(SendError::Failed(ProxyError::BadAnswer))?
-        }
-    };
-    match answer {
-        // Nobody has asked for it.
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switches => {
-            Err(SendError::Failed(ProxyError::BadAnswer))
-        }
-        Ok(response) => Ok(response.map(Incoming::Http1)),
-        Err(mut error) => Err(match error.take_message() {
-            Some(unsent) => SendError::Unsent(Box::new(unsent)),
-            None if error.error().is_parse() => SendError::Failed(ProxyError::BadAnswer),
-            None if UploadFault::behind(error.error()) == Some(UploadFault::Slow) => {
-                SendError::Failed(ProxyError::TooSlow)
-            }
-            None if error.error().is_user() => SendError::Failed(ProxyError::ClientGone),
-            None => SendError::Failed(ProxyError::Reset),
-        }),
     }
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod mirror;
 mod openmetrics;
 mod outlier;
+mod plain;
 mod pods;
 mod pool;
 mod refused;
