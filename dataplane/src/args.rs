@@ -43,6 +43,9 @@ pub struct Args {
     /// Connections from clients at a time, unless the configuration says otherwise; fewer if the open files allow no more.
     #[arg(long, env = "SLUICE_MAX_CONNECTIONS", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub max_connections: u64,
+    /// Bytes of HTTP/2 that all clients and endpoints together leave in the proxy before each may have only what it needs to get on.
+    #[arg(long, env = "SLUICE_MAX_HELD_BYTES", default_value_t = routing::limits::HELD_BYTES, value_parser = clap::value_parser!(u64).range(16 * 1024 * 1024..))]
+    pub max_held_bytes: u64,
     /// Address of the admin server; every address, port 14999 if absent.
     #[arg(long, env = "SLUICE_ADMIN", value_name = "ADDRESS:PORT")]
     pub admin: Option<SocketAddr>,

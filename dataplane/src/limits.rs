@@ -32,6 +32,7 @@ pub struct InForce {
     header_bytes: AtomicUsize,
     headers: AtomicUsize,
     streams: AtomicU32,
+    held_bytes: AtomicU64,
     patience_ms: AtomicU64,
     idle_ms: AtomicU64,
     reached: [AtomicU64; LIMITS.len()],
@@ -54,6 +55,7 @@ impl InForce {
             header_bytes: AtomicUsize::new(0),
             headers: AtomicUsize::new(0),
             streams: AtomicU32::new(0),
+            held_bytes: AtomicU64::new(0),
             patience_ms: AtomicU64::new(0),
             idle_ms: AtomicU64::new(0),
             reached: Default::default(),
@@ -73,7 +75,7 @@ impl InForce {
 
     /// Brings `limits` into force.
     pub fn set(&self, limits: Limits) {
-        let Limits { connections, port_connections, header_bytes, headers, streams } = limits;
+        let Limits { connections, port_connections, header_bytes, headers, streams, held_bytes } = limits;
         if connections > self.possible {
             tracing::warn!(max_connections = self.possible, "fewer connections than asked for: open files");
         }
@@ -82,6 +84,7 @@ impl InForce {
         self.header_bytes.store(header_bytes, Relaxed);
         self.headers.store(headers, Relaxed);
         self.streams.store(streams, Relaxed);
+        self.held_bytes.store(held_bytes, Relaxed);
     }
 
     /// All of them.
@@ -93,6 +96,7 @@ impl InForce {
             header_bytes: self.header_bytes.load(Relaxed),
             headers: self.headers.load(Relaxed),
             streams: self.streams.load(Relaxed),
+            held_bytes: self.held_bytes(),
         }
     }
 
@@ -112,6 +116,12 @@ impl InForce {
     #[must_use]
     pub fn headers(&self) -> usize {
         self.headers.load(Relaxed)
+    }
+
+    /// See [`Limits::held_bytes`].
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Relaxed)
     }
 
     /// [`PATIENCE`], but in tests.

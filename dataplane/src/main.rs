@@ -49,6 +49,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         workers,
         address,
         max_connections: args.max_connections,
+        max_held_bytes: args.max_held_bytes,
         possible_connections,
         seed,
     })?;

@@ -68,15 +68,22 @@ impl Patience {
 
     /// Waits; ready when the other end has done nothing for too long.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        self.poll_hurried(context, self.limit, || false)
+    }
+
+    /// Waits, for no longer than `soon` while it is `hurried`, which is asked that often.
+    pub fn poll_hurried(&mut self, context: &mut Context<'_>, soon: Duration, hurried: impl Fn() -> bool) -> Poll<()> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let (due, first) = (since + self.limit, since + soon.min(self.limit));
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(first)));
         loop {
             ready!(timer.as_mut().poll(context));
-            if Instant::now() >= due {
+            let now = Instant::now();
+            if now >= due || now >= first && hurried() {
                 return Poll::Ready(());
             }
-            // It was set when an earlier wait began.
-            timer.as_mut().reset(due);
+            // It was set when an earlier wait began, or nobody was in a hurry.
+            timer.as_mut().reset(if now < first { first } else { due.min(now + soon) });
         }
     }
 }
@@ -130,6 +137,22 @@ mod tests {
         poll_fn(|context| patience.poll(context)).await;
         assert!(begun.elapsed() >= limit);
         assert!(patience.poll(&mut noop).is_ready(), "and it stays over");
+    }
+
+    #[tokio::test]
+    async fn a_wait_is_shorter_while_there_is_a_hurry() {
+        let (limit, soon) = (Duration::from_millis(200), Duration::from_millis(50));
+        for hurried_at in [1, 2, u32::MAX] {
+            let (asked, mut patience) = (std::cell::Cell::new(0), Patience::new(limit));
+            let hurried = || {
+                asked.set(asked.get() + 1);
+                asked.get() == hurried_at
+            };
+            poll_fn(|context| patience.poll_hurried(context, soon, hurried)).await;
+            let waited = patience.renew();
+            assert!(waited >= limit.min(soon.saturating_mul(hurried_at)), "{waited:?}");
+            assert!(asked.get() == hurried_at || waited >= limit, "{waited:?}");
+        }
     }
 
     #[test]

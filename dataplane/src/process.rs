@@ -58,6 +58,8 @@ pub struct Settings {
     pub address: Option<IpAddr>,
     /// Connections from clients at a time, all workers together, unless the configuration says otherwise.
     pub max_connections: u64,
+    /// Bytes of HTTP/2 that all connections leave in the proxy.
+    pub max_held_bytes: u64,
     /// Connections that the open files allow, whatever the configuration says.
     pub possible_connections: u64,
     /// Distinguishes this process's random numbers.
@@ -70,7 +72,8 @@ impl Proxy {
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let limits = Limits { connections: settings.max_connections, ..Limits::default() };
+        let limits =
+            Limits { connections: settings.max_connections, held_bytes: settings.max_held_bytes, ..Limits::default() };
         let registry = Registry::new(settings.workers, InForce::new(limits, settings.possible_connections));
         let (phase, receiver) = watch::channel(Phase::Serving);
         let workers = (0..settings.workers)

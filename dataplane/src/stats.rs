@@ -22,6 +22,7 @@ pub use self::connection::OpenConnection;
 use self::series::message;
 pub use self::series::{Key, Series};
 use crate::gate::Gates;
+use crate::http2::held::Held;
 use crate::limits::InForce;
 use crate::mirror;
 use crate::pods::{PodCell, Pods};
@@ -44,6 +45,7 @@ pub struct Registry {
     rejected: Mutex<BTreeMap<u16, u64>>,
     mirrors: mirror::Counters,
     gates: Gates,
+    held: Held,
     sight: OnceLock<Arc<Sight>>,
 }
 
@@ -62,6 +64,7 @@ impl Registry {
             rejected: Mutex::default(),
             mirrors: mirror::Counters::default(),
             gates: Gates::new(workers),
+            held: Held::new(workers),
             sight: OnceLock::new(),
         })
     }
@@ -140,6 +143,12 @@ impl Registry {
     #[must_use]
     pub fn gates(&self) -> &Gates {
         &self.gates
+    }
+
+    /// What HTTP/2 leaves in the process.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
     }
 
     /// What became of copies of requests.

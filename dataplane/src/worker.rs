@@ -17,6 +17,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::http2::held::Account;
 use crate::listener::{self, Listener};
 use crate::sight::Asked;
 use crate::sight::refused::{PER_SECOND, Refused};
@@ -203,6 +204,7 @@ pub fn spawn(
 
 async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Receiver<Command>, beat: &AtomicU64) {
     let mut phase = worker.phase.clone();
+    let account = Account::open(&worker.registry, worker.index);
     let views = RefCell::new(Views::default());
     let mut listeners: BTreeMap<u16, Listener> = BTreeMap::new();
     let mut tick = tokio::time::interval(TICK);
@@ -240,6 +242,7 @@ async fn run(worker: Rc<Worker>, address: Option<IpAddr>, mut commands: mpsc::Re
                 views.borrow().sweep();
                 views.borrow().count_connections();
                 worker.watches.tick();
+                account.tick();
             }
         }
     }

@@ -24,6 +24,8 @@ pub const OUTLIER_EJECTED_ENDPOINTS: &str = "sluice_proxy_outlier_ejected_endpoi
 pub const WEIGHT: &str = "sluice_proxy_weight_percent";
 /// Gauge: open downstream connections.
 pub const CONNECTIONS: &str = "sluice_proxy_connections";
+/// Gauge: bytes of HTTP/2 that are held for those who do not take them.
+pub const HELD_BYTES: &str = "sluice_proxy_held_bytes";
 /// Counter: connections that were closed at once because too many were open.
 pub const CONNECTIONS_REFUSED_TOTAL: &str = "sluice_proxy_connections_refused_total";
 

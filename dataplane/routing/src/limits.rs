@@ -18,15 +18,28 @@ pub struct Limits {
     pub headers: usize,
     /// Streams that are open at a time on one HTTP/2 connection.
     pub streams: u32,
+    /// Bytes of HTTP/2 that all connections together leave in the proxy, before each has no more than it needs to get on. Of the
+    /// process, which knows its memory: no configuration says it.
+    pub held_bytes: u64,
 }
 
 /// Most fields that can be allowed: the room for them is on a stack.
 pub const MOST_HEADERS: usize = 256;
 
+/// An eighth of what the operator gives a proxy: with what is lent beside it, and small pieces in large ones, still less than half.
+pub const HELD_BYTES: u64 = 64 * 1024 * 1024;
+
 impl Default for Limits {
     /// 32 KiB and 100 fields refuse what other servers refuse, too (nginx: 4 buffers of 8 KiB; Apache: 100 fields).
     fn default() -> Self {
-        Self { connections: 20_000, port_connections: u64::MAX, header_bytes: 32 * 1024, headers: 100, streams: 250 }
+        Self {
+            connections: 20_000,
+            port_connections: u64::MAX,
+            header_bytes: 32 * 1024,
+            headers: 100,
+            streams: 250,
+            held_bytes: HELD_BYTES,
+        }
     }
 }
 
@@ -70,6 +83,7 @@ impl Limits {
             headers: within("maxHeaders", message.max_headers, default.headers as u64, 16, MOST_HEADERS as u32)?
                 as usize,
             streams: within("maxStreams", message.max_streams, default.streams.into(), 1, 10_000)? as u32,
+            held_bytes: default.held_bytes,
         };
         Ok(read)
     }
@@ -86,6 +100,7 @@ impl Limits {
             Limit::Headers => Some(self.headers as u64),
             Limit::Streams => Some(self.streams.into()),
             Limit::Resets => None,
+            Limit::Held => Some(self.held_bytes),
         }
     }
 }
@@ -112,16 +127,19 @@ pub enum Limit {
     Streams,
     /// Streams that a client resets; how many is the proxy's own business.
     Resets,
+    /// [`Limits::held_bytes`].
+    Held,
 }
 
 /// Every limit: its name in metrics, and the flag of what was refused because of it.
-pub const LIMITS: [(Limit, &str, Flag); 6] = [
+pub const LIMITS: [(Limit, &str, Flag); 7] = [
     (Limit::Connections, "max_connections", Flag::OverloadManager),
     (Limit::PortConnections, "max_connections_per_port", Flag::OverloadManager),
     (Limit::HeaderBytes, "max_header_bytes", Flag::DownstreamProtocolError),
     (Limit::Headers, "max_headers", Flag::DownstreamProtocolError),
     (Limit::Streams, "max_streams", Flag::OverloadManager),
     (Limit::Resets, "max_resets", Flag::OverloadManager),
+    (Limit::Held, "max_held_bytes", Flag::OverloadManager),
 ];
 
 #[cfg(test)]

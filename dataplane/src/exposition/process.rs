@@ -14,6 +14,8 @@ use crate::stats::Registry;
 pub(super) fn write(out: &mut Page, registry: &Registry) -> fmt::Result {
     out.head(names::CONNECTIONS, Kind::Gauge, "Open connections from clients.")?;
     writeln!(out, "{} {}", names::CONNECTIONS, registry.open_connections())?;
+    out.head(names::HELD_BYTES, Kind::Gauge, "Bytes of HTTP/2 that are held for those who do not take them.")?;
+    writeln!(out, "{} {}", names::HELD_BYTES, registry.held().bytes())?;
     out.head(
         names::CONNECTIONS_REFUSED_TOTAL,
         Kind::Counter,

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use routing::Flag;
 use tokio::task::spawn_local;
 
-use super::connection::TURN;
+use super::connection::{HURRY, TURN};
 use super::frame::Reason;
 use super::head::content_length;
 use super::link::{Reader, Writer};
@@ -162,8 +163,8 @@ where
         Self { body, stream, waiting: None, begun: false, sent: 0 }
     }
 
-    /// Whether the other end did something on the stream that it may not do.
-    pub fn faulted(&self) -> bool {
+    /// Why we ended the stream, if we did.
+    pub fn faulted(&self) -> Option<Flag> {
         self.stream.faulted()
     }
 
@@ -232,7 +233,7 @@ impl<B> Sending<B> {
 
 impl Sending<ResponseBody> {
     /// Ready, and the client told, when an answer that waits for the client is overdue, or the client takes nothing of it for as
-    /// long as `taking` allows. To be asked when [`Sending::poll`] is pending.
+    /// long as `taking` allows, or for [`HURRY`] while so much is held that it must make room. To be asked when [`Sending::poll`] is pending.
     pub fn poll_taken(&mut self, context: &mut Context<'_>, taking: &mut Taking) -> Poll<Broken> {
         if self.waiting.is_none() {
             // Nothing waits: the endpoint's turn, and the body has looked at its deadline itself.
@@ -247,7 +248,10 @@ impl Sending<ResponseBody> {
         if std::mem::replace(&mut taking.seen, seen) != seen {
             taking.patience.renew();
         }
-        ready!(taking.patience.poll(context));
+        ready!(taking.patience.poll_hurried(context, HURRY, || self.stream.hurries()));
+        if taking.patience.renew() < taking.patience.limit() {
+            self.stream.hurried();
+        }
         self.body.untaken();
         // Not ENHANCE_YOUR_CALM, which tells a client that it asks for too much: gRPC's take it for RESOURCE_EXHAUSTED.
         self.stream.reset(Reason::CANCEL);
@@ -299,6 +303,8 @@ fn reason(error: &(dyn Error + 'static)) -> Reason {
     match behind(error) {
         Some(stream::Error::Reset(reason)) if reason != Reason::NO_ERROR => reason,
         Some(stream::Error::Unprocessed) => Reason::REFUSED_STREAM,
+        // The other side's own stalling: nothing is wrong with this one.
+        Some(stream::Error::Held) => Reason::CANCEL,
         Some(stream::Error::Reset(_) | stream::Error::Fault(_) | stream::Error::Closed) | None => {
             Reason::INTERNAL_ERROR
         }

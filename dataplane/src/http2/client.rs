@@ -172,6 +172,6 @@ fn failed(error: Error) -> SendError {
         Error::Reset(Reason::REFUSED_STREAM) | Error::Unprocessed => SendError::Refused,
         // What it sent is no answer.
         Error::Fault(_) => SendError::Failed(ProxyError::BadAnswer),
-        Error::Reset(_) | Error::Closed => SendError::Failed(ProxyError::Reset),
+        Error::Reset(_) | Error::Held | Error::Closed => SendError::Failed(ProxyError::Reset),
     }
 }

@@ -1,15 +1,16 @@
 //! The state of one HTTP/2 connection (RFC 9113), as client or as server: bytes in by [`Connection::receive`], bytes out in
 //! one buffer. No sockets, no clock, no runtime: whoever waits is woken through `std::task`. By frames: `receive`
 //! (framing, bodies), `blocks` (heads), `control` (the connection's own); for those who use it: `take`, `send`; `life` begins and
-//! ends streams.
+//! ends streams; `room` opens the connection's window.
 //!
-//! Bounded: what is received and not taken by the connection's window, what was taken and is not passed on by a piece a stream,
+//! Bounded: what is received and not passed on by the connection's window and by what all connections hold ([`super::held`]),
 //! a field block by [`Config::field_list`], what waits to be sent by [`ROOM`] and, past that, by reading nothing more ([`Connection::congested`]).
 
 mod blocks;
 mod control;
 mod life;
 mod receive;
+mod room;
 mod send;
 mod take;
 #[cfg(test)]
@@ -21,10 +22,13 @@ use std::task::Waker;
 
 use http::Request;
 
-use super::flow::{Growth, Receiving, Sending};
+use super::flow::{Ahead, Growth, Sending};
 use super::frame::{self, DEFAULT_WINDOW, PREFACE, Reason, setting};
+use super::held::{Account, Share};
 use super::hpack::decode::Decoder;
 use super::stream::{Error, Half, Stream};
+
+pub use self::room::HURRY;
 
 /// Bytes that may wait to be sent before bodies wait for room.
 pub const ROOM: usize = 64 * 1024;
@@ -52,7 +56,7 @@ pub struct Config {
     pub stream_window: u32,
     /// Bytes by which this grows, on all of them together, for those that are passed on as fast as they come.
     pub growth: u32,
-    /// Bytes that it may send ahead on all of them.
+    /// Bytes that it may send ahead on all of them, with what is not passed on.
     pub window: u32,
     /// Bytes of a field list that are kept (§6.5.2).
     pub field_list: usize,
@@ -117,8 +121,13 @@ pub struct Connection {
     partial: Vec<u8>,
     data: Option<receive::Data>,
     block: Option<blocks::Block>,
-    window: Receiving,
+    window: Ahead,
     growth: Growth,
+    share: Share,
+    /// There is no more window for it, nor was at the last look.
+    hungry: Option<room::Hungry>,
+    /// Much is held, by whomever.
+    pressed: bool,
     may_send: Sending,
     peer: Peer,
     /// Last stream that the other end opened.
@@ -212,7 +221,6 @@ impl Connection {
             }
         }
         frame::settings(&mut out, &settings);
-        frame::window_update(&mut out, 0, config.window - DEFAULT_WINDOW);
         Self {
             role,
             config,
@@ -226,8 +234,11 @@ impl Connection {
             partial: Vec::new(),
             data: None,
             block: None,
-            window: Receiving::new(config.window),
+            window: Ahead::new(config.window),
             growth: Growth::new(config.growth),
+            share: Share::new(Account::ours()),
+            hungry: None,
+            pressed: false,
             may_send: Sending::new(DEFAULT_WINDOW),
             peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: None, connects: None },
             last: 0,
@@ -330,6 +341,8 @@ impl Connection {
         self.partial = Vec::new();
         (self.data, self.block) = (None, None);
         self.accepted.clear();
+        self.hungry = None;
+        self.count_waiting();
         self.fail_streams(|_| Some(Error::Closed));
     }
 

@@ -51,10 +51,19 @@ impl Driver {
     /// connection; [`Driver`] is not to be polled again then.
     pub fn poll(&mut self, context: &mut Context<'_>, mut received: impl FnMut(&Link)) -> Poll<io::Result<()>> {
         // What is sent from here on is looked at below.
-        self.link.borrow_mut().driven_by(None);
+        {
+            let mut connection = self.link.borrow_mut();
+            connection.driven_by(None);
+            connection.look_for_room();
+        }
         let polled = self.work(context, &mut received);
         match polled {
-            Poll::Pending => self.link.borrow_mut().driven_by(Some(context.waker().clone())),
+            Poll::Pending => {
+                let mut connection = self.link.borrow_mut();
+                connection.count_waiting();
+                connection.look_again(context);
+                connection.driven_by(Some(context.waker().clone()));
+            }
             Poll::Ready(_) => self.link.borrow_mut().disconnect(),
         }
         polled

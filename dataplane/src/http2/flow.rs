@@ -3,7 +3,7 @@
 //! A stream begins with a small window. It grows while what comes is passed on as fast, out of what the connection has for
 //! that: so streams that stall hold little, and the connection's window has room for all of them and one more.
 
-use super::frame::{DEFAULT_WINDOW, MAX_WINDOW};
+use super::frame::{DEFAULT_WINDOW, MAX_PAYLOAD, MAX_WINDOW};
 
 /// Bytes that may come ahead on a stream at its beginning.
 pub const FIRST: u32 = DEFAULT_WINDOW;
@@ -17,14 +17,19 @@ const STEADY: u32 = 4 * FIRST;
 const LEAST: u32 = 16 * 1024;
 /// Bytes taken that are given back at the latest: what a large window holds back is no more than this.
 const STEP: u32 = 128 * 1024;
+/// What was taken of a stream and is not passed on.
+const PIECE: u32 = MAX_PAYLOAD as u32;
 /// The largest window of a connection, whatever the streams that it may have open.
 const CAP: u32 = 32 * 1024 * 1024;
 
-/// The window of a connection: `streams` may hold all of theirs, with what they have grown by, and there is still as much as
-/// keeps another one going. Past [`CAP`] this holds for as many as fit, 476.
+/// What may come ahead on a connection: one stream at full speed.
+const AHEAD: u32 = MOST + STEP;
+
+/// What a connection may have of us, held and sent ahead: `streams` may hold all of theirs, with what they have grown by, and
+/// there is still as much as keeps another one going. Past [`CAP`] this holds for as many as fit, 380.
 #[must_use]
 pub const fn window(streams: u32) -> u32 {
-    let all = streams.saturating_mul(FIRST).saturating_add(GROWTH + 2 * STEP);
+    let all = streams.saturating_mul(FIRST + PIECE).saturating_add(GROWTH + 2 * STEP);
     if all < CAP { all } else { CAP }
 }
 
@@ -108,6 +113,72 @@ impl Receiving {
         self.left += more;
         self.grown += more;
         more
+    }
+}
+
+/// What the other end may send on all streams of a connection. Opened as bytes come, so that streams which stall are in nobody's
+/// way, for as long as the connection may have more.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    left: u32,
+    size: u32,
+    most: u32,
+}
+
+impl Ahead {
+    /// As it is at the beginning (§6.9.2), of a connection that may have `most`.
+    #[must_use]
+    pub fn new(most: u32) -> Self {
+        Self { left: FIRST, size: FIRST, most }
+    }
+
+    /// So many bytes came; false if that is more than was allowed.
+    #[must_use]
+    pub fn receive(&mut self, bytes: u32) -> bool {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Whether it is to be opened by what is worth a frame: half of it, or [`STEP`].
+    #[must_use]
+    pub fn due(&self) -> bool {
+        self.size - self.left >= (self.size / 2).min(STEP)
+    }
+
+    /// Whether the other end may send next to nothing.
+    #[must_use]
+    pub fn spent(&self) -> bool {
+        self.left < LEAST
+    }
+
+    /// What it would grow by, as long as what comes is passed on: no more is `held` than may come.
+    #[must_use]
+    pub fn growth(&self, held: u32) -> u32 {
+        if held <= self.size { self.size.min(AHEAD - self.size) } else { 0 }
+    }
+
+    /// More may come ahead.
+    pub fn grow(&mut self, more: u32) {
+        self.size += more;
+    }
+
+    /// Opens it, with `held`, to no more than `share`; what is to be given, if it is worth a frame.
+    #[must_use]
+    pub fn open(&mut self, held: u32, share: u64) -> Option<u32> {
+        let most = u32::try_from(share).unwrap_or(u32::MAX).min(self.most);
+        let by = (self.size - self.left).min(most.saturating_sub(self.left.saturating_add(held)));
+        if by < LEAST {
+            return None;
+        }
+        self.left += by;
+        Some(by)
+    }
+
+    /// Whether a connection that may have `share` may have less than by its own window.
+    #[must_use]
+    pub fn cut_by(&self, share: u64) -> bool {
+        share < self.most.into()
     }
 }
 
@@ -213,12 +284,31 @@ mod tests {
     /// window as can be was taken and is not given back.
     #[test]
     fn all_streams_but_one_may_stall() {
-        for streams in [1, 2, 100, 250, 476] {
-            let held = (streams - 1) * FIRST + GROWTH;
+        for streams in [1, 2, 100, 250, 380] {
+            let held = (streams - 1) * (FIRST + PIECE) + GROWTH;
             let left = window(streams) - held - (STEP - 1);
             assert!(left > STEP + FIRST, "{streams} streams: {left}");
         }
-        assert_eq!((window(477), window(10_000), window(u32::MAX)), (CAP, CAP, CAP));
+        assert_eq!((window(381), window(10_000), window(u32::MAX)), (CAP, CAP, CAP));
+    }
+
+    #[test]
+    fn a_connections_window_is_opened_as_bytes_come_up_to_its_share() {
+        let mut window = Ahead::new(CAP);
+        assert!(window.receive(FIRST / 2 - 1) && !window.due());
+        assert!(window.receive(1) && window.due());
+        assert_eq!((window.growth(FIRST), window.growth(FIRST + 1)), (FIRST, 0));
+        let held = FIRST / 2;
+        assert_eq!(window.open(held, FIRST.into()), None, "it has all that it may");
+        assert_eq!(window.open(held, u64::from(FIRST + LEAST)), Some(LEAST));
+        assert!(window.receive(LEAST + FIRST / 2 + 1) && window.spent());
+        assert!(!window.receive(1));
+        assert_eq!(window.open(0, u64::MAX), Some(FIRST), "what was passed on comes back");
+        for _ in 0..10 {
+            window.grow(window.growth(0));
+        }
+        assert_eq!((window.size, window.open(0, u64::MAX)), (AHEAD, Some(AHEAD - FIRST)));
+        assert!(window.cut_by(u64::from(CAP - 1)) && !window.cut_by(CAP.into()));
     }
 
     #[test]

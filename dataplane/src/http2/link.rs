@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
+use routing::Flag;
 
 use super::connection::{Connection, Opens};
 use super::frame::Reason;
@@ -176,9 +177,20 @@ impl Writer {
         self.link.borrow_mut().send_trailers(self.number, trailers)
     }
 
-    /// Whether we ended the stream, for a fault of the other end or by [`Writer::reset`].
+    /// See [`Connection::hurries`].
     #[must_use]
-    pub fn faulted(&self) -> bool {
+    pub fn hurries(&self) -> bool {
+        self.link.borrow().hurries()
+    }
+
+    /// See [`Connection::hurried`].
+    pub fn hurried(&self) {
+        self.link.borrow().hurried();
+    }
+
+    /// Why we ended the stream, if we did: for a fault of the other end, by [`Writer::reset`], or to make room.
+    #[must_use]
+    pub fn faulted(&self) -> Option<Flag> {
         self.link.borrow().faulted(self.number)
     }
 

@@ -8,8 +8,8 @@ use super::frame::MAX_PAYLOAD;
 /// Bytes of a piece: it leaves as one frame.
 pub const PIECE: usize = MAX_PAYLOAD;
 
-/// A piece that is larger has room for all that it may have.
-const SMALL: usize = PIECE / 4;
+/// A piece that is larger has room for all that it may have: no more than twice as much as is in it.
+const SMALL: usize = PIECE / 2;
 
 /// Bytes in the order in which they came.
 #[derive(Debug, Default)]
@@ -48,10 +48,15 @@ impl Pieces {
         self.full.is_empty() && self.last.is_empty()
     }
 
+    /// Bytes of all of them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.full.len() * PIECE + self.last.len()
+    }
+
     /// Drops all of them; their bytes.
     pub fn clear(&mut self) -> usize {
-        let dropped = std::mem::take(self);
-        dropped.full.len() * PIECE + dropped.last.len()
+        std::mem::take(self).bytes()
     }
 }
 

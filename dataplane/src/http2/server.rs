@@ -156,8 +156,12 @@ async fn answer(worker: &Worker, slot: &Slot, client: &Client, accepted: Accepte
             send(writer, answer, bodiless, patience).await;
         }
         (Err(error), begun) => {
-            resets.reset(Instant::now());
+            if error != Error::Held {
+                resets.reset(Instant::now());
+            }
             match (error, begun) {
+                // It had something to hold, so somebody had begun with it.
+                (Error::Held, _) => cut(Flag::OverloadManager, || handled.set(None)),
                 (Error::Fault(_), true) => cut(Flag::DownstreamProtocolError, || handled.set(None)),
                 (Error::Fault(_), false) => {
                     worker.reject_unanswered(slot, client.address(), Flag::DownstreamProtocolError, 1);
@@ -187,8 +191,8 @@ async fn send(writer: Writer, answer: Response<ResponseBody>, bodiless: bool, pa
             ended => ended,
         })
         .await;
-        if sending.faulted() {
-            cut(Flag::DownstreamProtocolError, || drop(sending));
+        if let Some(flag) = sending.faulted() {
+            cut(flag, || drop(sending));
         }
     }
 }

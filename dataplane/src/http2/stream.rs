@@ -19,6 +19,9 @@ pub enum Error {
     /// We did, for a fault of the other end.
     #[error("stream is not valid: {0}")]
     Fault(Reason),
+    /// We did, because it held what there was no room for and did not get on.
+    #[error("stream holds more than there is room for")]
+    Held,
     /// The other end says that it did not look at it: it takes no more on this connection (§6.8).
     #[error("connection takes no more streams")]
     Unprocessed,
@@ -48,6 +51,10 @@ pub struct Stream {
     pub(super) interim_count: u32,
     pub(super) head: Option<Response<()>>,
     pub(super) data: Pieces,
+    /// Bytes of the piece that was taken last, which is not passed on yet.
+    pub(super) lent: usize,
+    /// When it was taken, in the worker's seconds.
+    pub(super) moved: u64,
     pub(super) trailers: Option<HeaderMap>,
     /// What is still to come, by `content-length`.
     pub(super) length: Option<u64>,
@@ -76,6 +83,8 @@ impl Stream {
             interim_count: 0,
             head: None,
             data: Pieces::default(),
+            lent: 0,
+            moved: 0,
             trailers: None,
             length: None,
             window: Receiving::new(window),
@@ -100,6 +109,11 @@ impl Stream {
     /// Whether nobody looks at it any more.
     pub(super) fn dropped(&self) -> bool {
         !self.read_held && !self.write_held
+    }
+
+    /// Drops what came and was not passed on, which nobody takes any more; its bytes.
+    pub(super) fn let_go(&mut self) -> usize {
+        self.data.clear() + std::mem::take(&mut self.lent)
     }
 
     /// Whether everything that came was taken, and nothing will come.

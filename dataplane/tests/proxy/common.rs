@@ -27,7 +27,9 @@ pub struct Bed {
 
 pub fn start() -> Proxy {
     let address = Some("127.0.0.1".parse().unwrap());
-    let settings = Settings { workers: 2, address, max_connections: 100, possible_connections: 1_000, seed: 1 };
+    let max_held_bytes = routing::limits::HELD_BYTES;
+    let settings =
+        Settings { workers: 2, address, max_connections: 100, max_held_bytes, possible_connections: 1_000, seed: 1 };
     Proxy::start(&settings).unwrap()
 }
 

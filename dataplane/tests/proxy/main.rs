@@ -9,6 +9,7 @@ mod configuration;
 mod connects;
 mod frames;
 mod grpc;
+mod held;
 mod hostile;
 mod http2;
 mod interim;

@@ -65,9 +65,9 @@ impl Connection {
         known.then(|| self.peer.streams.unwrap_or(u32::MAX))
     }
 
-    /// Takes a place for a stream, if there are fewer than `most` of both.
+    /// Takes a place for a stream, if there are fewer than `most` of both, and one would get on.
     pub fn take_seat(&mut self, most: u32) -> bool {
-        let free = self.open + self.seats < most;
+        let free = self.open + self.seats < most && !self.starves() && !self.congested();
         self.seats += u32::from(free);
         free
     }
@@ -123,8 +123,8 @@ impl Connection {
         self.accepted.remove(place);
         if let Some(stream) = self.streams.get_mut(&number) {
             (stream.read_held, stream.write_held) = (false, false);
-            let dropped = stream.data.clear();
-            self.give_back(dropped);
+            let dropped = stream.let_go();
+            self.passed_on(dropped);
         }
         true
     }
@@ -193,8 +193,8 @@ impl Connection {
         match half {
             Half::Reading => {
                 stream.read_held = false;
-                let dropped = stream.data.clear();
-                self.give_back(dropped);
+                let dropped = stream.let_go();
+                self.passed_on(dropped);
             }
             Half::Writing => stream.write_held = false,
         }

@@ -4,7 +4,7 @@ use super::super::frame::{self, HEAD, Head, MAX_PAYLOAD, Reason, flag, kind};
 use super::super::stream::{Error, Half, Stream};
 use super::{Connection, Drain, Role};
 
-/// DATA whose payload is still coming.
+/// DATA whose payload is still coming, and counts as if it had come.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Data {
     /// `None`: nobody takes it.
@@ -12,6 +12,13 @@ pub(super) struct Data {
     left: usize,
     padding: usize,
     end: bool,
+}
+
+impl Data {
+    /// Bytes that are still to come.
+    pub(super) fn coming(self) -> u32 {
+        u32::try_from(self.left + self.padding).expect("a payload is bounded")
+    }
 }
 
 impl Connection {
@@ -145,8 +152,7 @@ impl Connection {
                 }
             },
         };
-        // What nobody takes is given back at once: padding, and what comes for a stream that is over.
-        self.give_back(if taken { head.length - content } else { head.length });
+        // Padding is given back at once.
         if taken && head.length > content {
             self.give_back_stream(head.stream, head.length - content);
         }
@@ -164,12 +170,12 @@ impl Connection {
         data.padding -= padding.len();
         *bytes = rest;
         if let (Some(number), false) = (data.stream, content.is_empty()) {
-            match self.streams.get_mut(&number).filter(|stream| stream.read_held && stream.error.is_none()) {
-                Some(stream) => {
-                    stream.data.push(content);
-                    stream.wake(Half::Reading);
-                }
-                None => self.give_back(content.len()),
+            let taking = self.streams.get_mut(&number).filter(|stream| stream.read_held && stream.error.is_none());
+            // Otherwise nobody takes it any more.
+            if let Some(stream) = taking {
+                stream.data.push(content);
+                stream.wake(Half::Reading);
+                self.share.receive(content.len());
             }
         }
         if data.left + data.padding > 0 {
@@ -177,6 +183,7 @@ impl Connection {
         } else if let (Some(number), true) = (data.stream, data.end) {
             self.received(number);
         }
+        self.replenish();
     }
 
     /// A stream is over on the other side.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Method, Request, Response};
+use routing::Flag;
 
 use super::super::frame::{self, HEAD, flag, kind};
 use super::super::head::Protocol;
@@ -152,10 +153,14 @@ impl Connection {
         }
     }
 
-    /// Whether the stream was ended by us.
+    /// Why the stream was ended by us, if it was.
     #[must_use]
-    pub fn faulted(&self, number: u32) -> bool {
-        self.streams.get(&number).is_some_and(|stream| matches!(stream.error, Some(Error::Fault(_))))
+    pub fn faulted(&self, number: u32) -> Option<Flag> {
+        match self.streams.get(&number)?.error? {
+            Error::Fault(_) => Some(Flag::DownstreamProtocolError),
+            Error::Held => Some(Flag::OverloadManager),
+            Error::Reset(_) | Error::Unprocessed | Error::Closed => None,
+        }
     }
 
     /// The stream's task is woken when there is room on the connection, or its window is opened.

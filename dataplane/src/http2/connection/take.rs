@@ -24,14 +24,23 @@ impl Connection {
         Poll::Pending
     }
 
-    /// A piece of what came of a body, or its trailers; its window is given back. Who asks has passed the last one on.
+    /// A piece of what came of a body, or its trailers; its window is given back. Who asks has passed the last one on, which
+    /// counts as held until then.
     pub fn poll_frame(&mut self, number: u32, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(None) };
-        if let Some(data) = stream.data.pop() {
-            self.give_back(data.len());
+        let passed = std::mem::take(&mut stream.lent);
+        let data = stream.data.pop();
+        if let Some(data) = &data {
+            (stream.lent, stream.moved) = (data.len(), self.share.account().seconds());
+        }
+        if passed > 0 {
+            self.passed_on(passed);
+        }
+        if let Some(data) = data {
             self.give_back_stream(number, data.len());
             return Poll::Ready(Some(Ok(Frame::data(data.into()))));
         }
+        let Some(stream) = self.streams.get_mut(&number) else { return Poll::Ready(None) };
         if let Some(trailers) = stream.trailers.take() {
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
@@ -51,17 +60,6 @@ impl Connection {
         self.streams.get(&number).is_none_or(|stream| stream.drained())
     }
 
-    /// The connection's window is opened by what was taken.
-    pub(super) fn give_back(&mut self, bytes: usize) {
-        let bytes = u32::try_from(bytes).expect("no more is held than a window");
-        if let Some(by) = self.window.take(bytes)
-            && !self.ended
-        {
-            frame::window_update(&mut self.out, 0, by);
-            self.wake_driver();
-        }
-    }
-
     pub(super) fn give_back_stream(&mut self, number: u32, bytes: usize) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
         if stream.received || stream.error.is_some() {
@@ -69,7 +67,7 @@ impl Connection {
         }
         let bytes = u32::try_from(bytes).expect("no more is held than a window");
         let keeps_up = stream.data.is_empty();
-        let more = stream.window.grow(&mut self.growth, keeps_up, stream.length);
+        let more = if self.pressed { 0 } else { stream.window.grow(&mut self.growth, keeps_up, stream.length) };
         let by = stream.window.take(bytes).unwrap_or(0) + more;
         if by > 0 {
             frame::window_update(&mut self.out, number, by);

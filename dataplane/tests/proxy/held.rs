@@ -1,0 +1,158 @@
+//! What HTTP/2 leaves in the proxy, of all its connections together.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::Response;
+use proxy_api::v1beta1 as api;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::common::{Bed, Reserved, eventually, mk_route, raw_origin, reserve, speaks, stable, within};
+use crate::frames;
+use crate::hostile::{frame, next};
+use crate::limits::{PREFACE, opening};
+
+const MIB: u64 = 1024 * 1024;
+/// Together they would leave 300 MiB.
+const CONNECTIONS: usize = 24;
+const STREAMS: usize = 200;
+/// The windows that every stream and connection begins with, in bytes.
+const FIRST: usize = 65_535;
+/// Bytes of a body's frame.
+const PIECE: usize = 16 * 1024;
+
+fn held(bed: &Bed) -> u64 {
+    bed.proxy.shared().registry.held().bytes()
+}
+
+/// An endpoint that takes no byte of any body.
+async fn takes_nothing() -> SocketAddr {
+    raw_origin(|_, mut stream| async move {
+        let no_windows = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        stream.write_all(&no_windows).await.unwrap();
+        let mut room = vec![0; 64 * 1024];
+        while matches!(stream.read(&mut room).await, Ok(1..)) {}
+    })
+    .await
+}
+
+/// Uploads as much as it may on many streams, for as long as it may.
+async fn uploads(port: u16) -> std::io::Result<()> {
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await?;
+    client.write_all(PREFACE).await?;
+    let number = |stream: usize| 2 * stream as u32 + 1;
+    let (mut window, mut left) = (FIRST, [FIRST; STREAMS]);
+    for stream in 0..STREAMS {
+        client.write_all(&frame(1, 4, number(stream), &[0x83, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'])).await?;
+    }
+    loop {
+        for (stream, left) in left.iter_mut().enumerate() {
+            while *left > 0 && window > 0 {
+                let piece = PIECE.min(*left).min(window);
+                client.write_all(&frame(0, 0, number(stream), &vec![7; piece])).await?;
+                (*left, window) = (*left - piece, window - piece);
+            }
+        }
+        match next(&mut client).await? {
+            (8, _, 0, more) => window += u32::from_be_bytes(more.try_into().unwrap()) as usize,
+            (3, _, ended, _) => left[ended as usize / 2] = 0,
+            _ => {}
+        }
+    }
+}
+
+/// Asks on many streams, and takes no byte of any answer.
+async fn asks(port: u16) -> std::io::Result<()> {
+    let mut client = TcpStream::connect(("127.0.0.1", port)).await?;
+    client.write_all(&[&PREFACE[..24], &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])].concat()).await?;
+    for stream in 0..STREAMS as u32 {
+        client.write_all(&opening(2 * stream + 1)).await?;
+    }
+    loop {
+        next(&mut client).await?;
+    }
+}
+
+/// One MiB there and one back, over a port of its own.
+async fn echoes(port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let (answer, mut body) = requests.send_request(frames::post(), false).unwrap();
+    body.send_data(vec![7; MIB as usize].into(), true).unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    assert_eq!(frames::read(request.body_mut()).await.unwrap(), MIB as usize);
+    let mut body = respond.send_response(Response::new(()), false).unwrap();
+    body.send_data(vec![7; MIB as usize].into(), true).unwrap();
+    let mut answer = within(answer).await.unwrap();
+    assert_eq!(frames::read(answer.body_mut()).await.unwrap(), MIB as usize);
+}
+
+/// A second port of the proxy's, to an endpoint of its own.
+async fn honest_port(bed: &mut Bed) -> (Reserved, tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+    let ((honest, streams), reserved) = (frames::origin().await, reserve());
+    let mut route = mk_route(reserved.port);
+    route.uid = "honest".to_owned();
+    stable(&mut route, honest);
+    speaks(&mut route, api::Protocol::H2c);
+    bed.apply(&route).await;
+    (reserved, streams)
+}
+
+/// Watches for a second, in which others get on, that no more is held than is allowed.
+async fn bounded(bed: &Bed, port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+    let mut most = 0;
+    for _ in 0..20 {
+        echoes(port, streams).await;
+        most = most.max(held(bed));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let bound = 96 * MIB + (2 * CONNECTIONS * FIRST) as u64;
+    println!("{} MiB held of {} MiB, {} MiB allowed", most / MIB, CONNECTIONS * STREAMS / 16, bound / MIB);
+    assert!(most <= bound, "{most} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_uploads_of_many_clients_are_bounded_and_others_get_on() {
+    let mut bed = Bed::to(takes_nothing().await, api::Protocol::H2c).await;
+    let (reserved, mut streams) = honest_port(&mut bed).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        clients.spawn(uploads(bed.port));
+    }
+    eventually("much is held", || held(&bed) > 48 * MIB).await;
+    bounded(&bed, reserved.port, &mut streams).await;
+    clients.shutdown().await;
+    eventually("nothing is held", || held(&bed) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_many_clients_do_not_take_are_bounded_and_make_room() {
+    let (mut bed, mut asked) = frames::bed().await;
+    bed.change(|route| speaks(route, api::Protocol::H2c)).await;
+    let (reserved, mut streams) = honest_port(&mut bed).await;
+    let answers = tokio::spawn(async move {
+        let (body, mut sending) = (bytes::Bytes::from(vec![7; 256 * 1024]), Vec::new());
+        while let Some((_request, mut respond)) = asked.recv().await {
+            if let Ok(mut stream) = respond.send_response(Response::new(()), false)
+                && stream.send_data(body.clone(), false).is_ok()
+            {
+                sending.push(stream);
+            }
+        }
+    });
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        clients.spawn(asks(bed.port));
+    }
+    eventually("much is held", || held(&bed) > 40 * MIB).await;
+    bounded(&bed, reserved.port, &mut streams).await;
+    let counted = r#"sluice_proxy_limited_total{limit="max_held_bytes",flag="OM"} "#;
+    let ended = || bed.metrics().split_once(counted).is_some_and(|(_, count)| !count.starts_with('0'));
+    eventually("streams make room", || ended() && held(&bed) < 40 * MIB).await;
+    clients.shutdown().await;
+    answers.abort();
+    eventually("nothing is held", || held(&bed) == 0).await;
+}
