@@ -1,7 +1,6 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`, `/config`, `/clusters`, `/stats`. Reads only; nothing here changes the proxy.
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -12,13 +11,10 @@ use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use routing::{Arm, Port, Table, balance};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 
 use crate::exposition;
 use crate::exposition::page::Format;
@@ -26,46 +22,19 @@ use crate::process::Shared;
 use crate::upstream::Glance;
 use crate::view::Place;
 
-/// Connections that are served at a time: a scraper, the kubelet, and some people.
-const MAX_CONNECTIONS: usize = 64;
-/// Time that a client has for the head of a request, idle time included.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Ports in one answer; the next ones are asked for with `?after=`.
 const MAX_PORTS: usize = 500;
 /// A worker that has not beaten for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// Serves until cancelled.
+/// Serves until dropped.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let pulse = Arc::new(Pulse::default());
-    loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
-                tokio::spawn(async move {
-                    let _permit = permit;
-                    connection(stream, &shared, &pulse).await;
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an admin connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, shared: &Shared, pulse: &Pulse) {
-    let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request, shared, pulse).await) });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(error = %crate::telemetry::Chain(&error), "admin connection ended");
-    }
+    let service = service_fn(move |request| {
+        let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
+        async move { Ok(answer(&request, &shared, &pulse).await) }
+    });
+    admin_server::serve(listener, service).await;
 }
 
 async fn answer(request: &Request<Incoming>, shared: &Shared, pulse: &Pulse) -> Response<Full<Bytes>> {

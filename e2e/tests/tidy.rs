@@ -12,11 +12,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crate → the crates of this workspace that it may depend on, tests and build scripts included.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
+    ("admin-server", &[]),
     ("crds", &[]),
-    ("dataplane", &["proxy-api", "routing"]),
+    ("dataplane", &["admin-server", "proxy-api", "routing"]),
     ("e2e", &["crds", "proxy-api", "sample-app"]),
-    ("operator", &["crds", "proxy-api", "rollout"]),
+    ("operator", &["admin-server", "crds", "proxy-api", "rollout"]),
     ("proxy-api", &[]),
     ("rollout", &[]),
     ("routing", &["proxy-api"]),
@@ -105,6 +106,7 @@ fn no_second_crypto_provider_is_locked() {
 #[test]
 fn every_module_says_what_it_is() {
     let folders = EDGES.iter().map(|(name, _)| match *name {
+        "admin-server" => "dataplane/admin-server",
         "rollout" => "operator/rollout",
         "routing" => "dataplane/routing",
         "proxy-api" => "dataplane/proxy-api",

@@ -7,7 +7,6 @@ mod client;
 mod metrics;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -133,11 +133,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Serves the three paths until `stop`.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router(health, metrics)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router(health, metrics));
+    stop.run_until_cancelled_owned(admin_server::serve(listener, service)).await;
 }
 
 fn router(health: Health, metrics: Metrics) -> Router {

@@ -22,7 +22,7 @@ async fn fetch(health: &Health, metrics: &Metrics, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     stop.cancel();
-    server.await.unwrap().unwrap();
+    server.await.unwrap();
     answer
 }
 
