@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use e2e::abuse::{self, ATTACKS, Force, Harm};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::Pid;
 
 /// Below this a percentile is the timer's and the scheduler's, not the proxy's.
 const GRAIN_MS: f64 = 2.0;
@@ -27,7 +29,7 @@ struct Args {
     bench: bool,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -35,7 +37,7 @@ async fn main() -> Result<ExitCode> {
     // The proxy needs two files per client, and some of its own.
     let idle = usize::try_from(hard / 2).unwrap_or(usize::MAX).saturating_sub(500).min(10_000);
     let time = Duration::from_secs(args.seconds);
-    let force = Force { time, calm: time.min(Duration::from_secs(20)), rps: 200, idle };
+    let force = Force { time, calm: time.min(Duration::from_secs(20)), rps: 200, idle, core: leave_core()? };
     let (mut harms, mut faults) = (Vec::new(), Vec::new());
     println!("{:<24}{:>8}{:>26}{:>26}  ends", "attack", "lost", "p99 ms (rest/during/after)", "KiB (rest/most/after)");
     for attack in
@@ -57,6 +59,20 @@ async fn main() -> Result<ExitCode> {
         println!("MISSED {fault}");
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The last core is the proxy's; this thread and those that it starts leave it. `None` if there is only one.
+fn leave_core() -> Result<Option<usize>> {
+    let last = std::thread::available_parallelism()?.get() - 1;
+    let mut others = CpuSet::new();
+    for core in 0..last {
+        others.set(core)?;
+    }
+    if last == 0 {
+        return Ok(None);
+    }
+    sched_setaffinity(Pid::from_raw(0), &others).context("cannot leave the proxy's core")?;
+    Ok(Some(last))
 }
 
 fn print(harm: &Harm) {

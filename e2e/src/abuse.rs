@@ -89,6 +89,8 @@ pub struct Force {
     pub rps: u32,
     /// Connections that do nothing, in place of [`Attack::clients`]; the others scale not.
     pub idle: usize,
+    /// The proxy's own, from which who runs this keeps off; as it comes, if `None`.
+    pub core: Option<usize>,
 }
 
 /// What an attack did.
@@ -153,6 +155,9 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     // Only where nothing else would end it: elsewhere the proxy's own limits are at work.
     let timeout: &[&str] = if matches!(attack.origin, Origin::Hangs) { &["requestTimeout: 3s"] } else { &[] };
     let proxy = Proxy::start(&Route::new("http", good.address()).and(target, timeout)?).await?;
+    if let Some(core) = force.core {
+        proxy.stay_on(core)?;
+    }
     let victim = proxy.second().context("the second route listens")?;
     let calm = || async {
         let load = honest.load(&proxy, force.rps);

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::images;
@@ -153,6 +155,20 @@ impl Proxy {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("the proxy is gone")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+
+    /// Keeps all of its threads on `core`.
+    ///
+    /// # Errors
+    /// When the process is gone, or may not run there.
+    pub fn stay_on(&self, core: usize) -> Result<()> {
+        let mut cores = CpuSet::new();
+        cores.set(core)?;
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let thread = thread?.file_name().to_string_lossy().parse()?;
+            sched_setaffinity(Pid::from_raw(thread), &cores).with_context(|| format!("cannot stay on core {core}"))?;
+        }
+        Ok(())
     }
 
     /// Open files, connections among them.

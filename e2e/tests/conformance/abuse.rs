@@ -16,7 +16,8 @@ async fn abuse_costs_honest_clients_nothing_and_is_forgotten() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     // Longer than the 10 s after which slow heads and slow bodies are cut.
-    let force = Force { time: Duration::from_secs(18), calm: Duration::from_millis(500), rps: 20, idle: 1_000 };
+    let force =
+        Force { time: Duration::from_secs(18), calm: Duration::from_millis(500), rps: 20, idle: 1_000, core: None };
     let mut faults = Vec::new();
     for group in ATTACKS.chunks(AT_ONCE) {
         let harms = try_join_all(group.iter().map(|attack| abuse::run(attack, &force))).await?;
