@@ -10,9 +10,11 @@ use http_body::{Body, Frame, SizeHint};
 use routing::Flag;
 use tokio::time::Sleep;
 
+use crate::error::behind;
 use crate::h1::client::reply::Reply;
 use crate::h1::pipe::Pipe;
 use crate::http2::body::{Receiving, faulted};
+use crate::http2::stream::Error;
 use crate::limits::PATIENCE;
 use crate::mirror::Copy;
 use crate::patience::UploadFault;
@@ -107,6 +109,31 @@ impl Passing {
         self.lease = None;
     }
 
+    /// Ends the record for `error`.
+    fn fail(&mut self, error: &BodyError) {
+        match UploadFault::behind(&**error) {
+            Some(fault) => self.blame_client(fault),
+            None if behind(&**error) == Some(Error::Held) => self.make_room(),
+            None if faulted(&**error) => self.break_off(Flag::UpstreamProtocolError),
+            None => self.break_off(Flag::UpstreamConnectionTermination),
+        }
+    }
+
+    /// Ends the record because the client, or the endpoint, left too much in the proxy.
+    fn make_room(&mut self) {
+        cut(Flag::OverloadManager, || drop(self.record.take()));
+        self.lease = None;
+    }
+
+    /// What is left of the request is sent; ready when that cannot be, or the answer takes longer than the route allows.
+    fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        if let Err(error) = self.incoming.send(context) {
+            self.fail(&error);
+            return Poll::Ready(error);
+        }
+        self.poll_overdue(context)
+    }
+
     /// Ready when the answer takes longer than the route allows.
     fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
@@ -146,11 +173,7 @@ impl Passing {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                match UploadFault::behind(&*error) {
-                    Some(fault) => self.blame_client(fault),
-                    None if faulted(&*error) => self.break_off(Flag::UpstreamProtocolError),
-                    None => self.break_off(Flag::UpstreamConnectionTermination),
-                }
+                self.fail(&error);
                 Poll::Ready(Some(Err(error)))
             }
         }
@@ -167,19 +190,21 @@ impl Drop for Passing {
 }
 
 impl ResponseBody {
-    /// Ready when it takes longer than its route allows, whether or not anything is asked of it.
-    pub fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+    /// To be asked while what was taken of it waits for the client: what is left of the request goes on, as it would without
+    /// that. Ready when that breaks off, or the answer takes longer than its route allows.
+    pub fn poll_waiting(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
         match self {
             Self::Own(_) => Poll::Pending,
-            Self::Endpoint(passing) => passing.poll_overdue(context),
+            Self::Endpoint(passing) => passing.poll_waiting(context),
         }
     }
 
-    /// The client takes too long over it.
-    pub fn untaken(&mut self) {
-        match self {
-            Self::Own(_) => {}
-            Self::Endpoint(passing) => passing.blame_client(UploadFault::Slow),
+    /// The client takes too long over it; `hurried`: others need the room.
+    pub fn untaken(&mut self, hurried: bool) {
+        match (self, hurried) {
+            (Self::Own(_), _) => {}
+            (Self::Endpoint(passing), true) => passing.make_room(),
+            (Self::Endpoint(passing), false) => passing.blame_client(UploadFault::Slow),
         }
     }
 }
@@ -255,6 +280,16 @@ impl Body for ResponseBody {
 }
 
 impl Incoming {
+    /// Sends what can be sent of the request that this answers, if not all of it was.
+    fn send(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
+        match self {
+            Self::Http1(body) => Ok(body.send(context)?),
+            Self::Http2(body) => Ok(body.send(context)?),
+            Self::Tunnel(tunnel) => tunnel.send(context),
+            Self::Piped(_) => Ok(()),
+        }
+    }
+
     /// How long is waited for more of it, where that is limited.
     #[must_use]
     pub fn patience(&self) -> Duration {

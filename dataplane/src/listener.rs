@@ -25,6 +25,9 @@ const BACKLOG: i32 = 4096;
 /// An empty SETTINGS, and GOAWAY with `NO_ERROR` and no stream: nothing of what the client sends is looked at, and it may
 /// send all of it elsewhere (RFC 9113 §6.8).
 const GO_ELSEWHERE: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// Bytes that wait to be sent in the kernel before it takes no more: without a limit they are megabytes, and it says nothing of the
+/// other end until a third of them has left. What was sent and is not acknowledged does not count, so a long way costs nothing.
+pub const UNSENT: u32 = 128 * 1024;
 /// Wait after a failed accept: out of file descriptors, mostly, and that passes when connections close.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -65,8 +68,10 @@ fn bind_to(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListene
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit both on Linux: answers are not held back, and a client whose machine is gone is noticed.
+    // Accepted sockets inherit all three on Linux: answers are not held back, a client whose machine is gone is noticed, and so
+    // is one that takes its answer slowly.
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_tcp_keepalive(&keep_alive(Keepalive::default()))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -54,19 +54,14 @@ impl Tunnel {
 
     /// As `Body::poll_frame`.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(socket) = &mut self.socket else { return Poll::Ready(None) };
-        if let Some(said) = &mut self.said
-            && let Poll::Ready(passed) = said.poll(context, &mut socket.stream)
-        {
-            self.said = None;
-            if passed.is_err() {
-                return self.broken();
-            }
+        if let Err(error) = self.send(context) {
+            return Poll::Ready(Some(Err(error)));
         }
+        let Some(socket) = &mut self.socket else { return Poll::Ready(None) };
         if self.heard.is_empty() {
             self.heard.reserve(ROOM);
             match ready!(pin!(socket.stream.read_buf(&mut self.heard)).poll(context)) {
-                Err(_) => return self.broken(),
+                Err(_) => return Poll::Ready(Some(Err(self.broken()))),
                 Ok(0) => {
                     self.part();
                     return Poll::Ready(None);
@@ -77,6 +72,20 @@ impl Tunnel {
         Poll::Ready(Some(Ok(Frame::data(self.heard.split().freeze()))))
     }
 
+    /// Passes on what the client says.
+    ///
+    /// # Errors
+    /// When one of the two sides does not go on.
+    pub fn send(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
+        if let (Some(socket), Some(said)) = (&mut self.socket, &mut self.said)
+            && let Poll::Ready(passed) = said.poll(context, &mut socket.stream)
+        {
+            self.said = None;
+            return passed.map_err(|Broken| self.broken());
+        }
+        Ok(())
+    }
+
     /// The endpoint has ended its side: the client's goes on.
     fn part(&mut self) {
         if let (Some(mut socket), Some(mut said)) = (self.socket.take(), self.said.take()) {
@@ -84,9 +93,9 @@ impl Tunnel {
         }
     }
 
-    fn broken(&mut self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn broken(&mut self) -> BodyError {
         (self.socket, self.said) = (None, None);
-        Poll::Ready(Some(Err(Error::Reset(Reason::CANCEL).into())))
+        Error::Reset(Reason::CANCEL).into()
     }
 }
 

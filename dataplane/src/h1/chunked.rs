@@ -163,18 +163,22 @@ pub fn write_size(out: &mut Vec<u8>, size: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether a field may stand in trailers (RFC 9110 §6.5.1).
+/// Whether a field may stand in trailers (RFC 9110 §6.5.1), of either version (RFC 9113 §8.2.2).
 #[must_use]
 pub fn may_trail(name: &str) -> bool {
-    const FORBIDDEN: [&str; 9] = [
+    const FORBIDDEN: [&str; 13] = [
         "transfer-encoding",
         "content-length",
         "host",
         "connection",
+        "keep-alive",
+        "proxy-connection",
         "trailer",
         "te",
         "upgrade",
         "authorization",
+        "proxy-authenticate",
+        "proxy-authorization",
         "cookie",
     ];
     !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
@@ -270,7 +274,7 @@ mod tests {
     #[test]
     fn trailers_keep_what_may_stand_there() {
         let mut decoder = Decoder::default();
-        let input = b"0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
+        let input = b"0\r\nX-Sum: 1\r\nContent-Length: 3\r\nKeep-Alive: 5\r\n\r\n";
         assert_eq!(decoder.step(input), Ok(Step::Done { used: input.len() }));
         let (mut room, mut out) = (trailer_room(), Vec::new());
         write_end(&mut out, decoder.trailers(&mut room).unwrap());

@@ -118,13 +118,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Reads more of the answer; how much, 0 at its end.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads more of the answer, with room for `most`; how much, 0 at its end.
+    fn poll_read(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.room = self.room.min(most);
         self.received.reserve(self.room);
         let count = ready!(pin!(self.endpoint.stream.read_buf(&mut self.received)).poll(context))?;
         // A read that filled its room says that there is more.
         if count >= self.room {
-            self.room = (self.room * 4).min(LARGE);
+            self.room *= 4;
         }
         Poll::Ready(Ok(count))
     }
@@ -157,7 +158,7 @@ impl Exchange {
                 Ok(None) if self.received.len() <= response::MAX_HEAD => {}
                 Ok(_) | Err(_) => return Poll::Ready(Err(ProxyError::BadAnswer)),
             }
-            match ready!(self.poll_read(context)) {
+            match ready!(self.poll_read(context, SMALL)) {
                 Ok(0) | Err(_) => return Poll::Ready(Err(ProxyError::Reset)),
                 Ok(_) => {}
             }

@@ -73,17 +73,25 @@ impl Receiving {
         }
     }
 
+    /// Sends what can be sent on the same stream.
+    ///
+    /// # Errors
+    /// When the client does not go on with it.
+    pub fn send(&mut self, context: &mut Context<'_>) -> Result<(), UploadFault> {
+        let Some(sending) = &mut self.sending else { return Ok(()) };
+        let Poll::Ready(sent) = sending.poll(context) else { return Ok(()) };
+        self.sending = None;
+        match sent {
+            Ok(()) | Err(Broken::Peer) => Ok(()),
+            // That we have reset the stream for it is no fault of the endpoint.
+            Err(Broken::Body) => Err(UploadFault::Broken),
+            Err(Broken::Client(fault)) => Err(fault),
+        }
+    }
+
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(sending) = &mut self.sending
-            && let Poll::Ready(sent) = sending.poll(context)
-        {
-            self.sending = None;
-            match sent {
-                Ok(()) | Err(Broken::Peer) => {}
-                // That we have reset the stream for it is no fault of the endpoint.
-                Err(Broken::Body) => return Poll::Ready(Some(Err(UploadFault::Broken.into()))),
-                Err(Broken::Client(fault)) => return Poll::Ready(Some(Err(fault.into()))),
-            }
+        if let Err(fault) = self.send(context) {
+            return Poll::Ready(Some(Err(fault.into())));
         }
         let frame = match (self.stream.poll_frame(context), &mut self.pace) {
             (Poll::Ready(frame), _) => frame,
@@ -240,7 +248,7 @@ impl Sending<ResponseBody> {
             taking.patience.renew();
             return Poll::Pending;
         }
-        if let Poll::Ready(error) = self.body.poll_overdue(context) {
+        if let Poll::Ready(error) = self.body.poll_waiting(context) {
             return Poll::Ready(self.broken(error));
         }
         // Others on the connection may have their turn.
@@ -249,10 +257,11 @@ impl Sending<ResponseBody> {
             taking.patience.renew();
         }
         ready!(taking.patience.poll_hurried(context, HURRY, || self.stream.hurries()));
-        if taking.patience.renew() < taking.patience.limit() {
+        let hurried = taking.patience.renew() < taking.patience.limit();
+        if hurried {
             self.stream.hurried();
         }
-        self.body.untaken();
+        self.body.untaken(hurried);
         // Not ENHANCE_YOUR_CALM, which tells a client that it asks for too much: gRPC's take it for RESOURCE_EXHAUSTED.
         self.stream.reset(Reason::CANCEL);
         Poll::Ready(Broken::Client(UploadFault::Slow))

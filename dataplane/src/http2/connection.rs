@@ -125,7 +125,8 @@ pub struct Connection {
     growth: Growth,
     share: Share,
     /// There is no more window for it, nor was at the last look.
-    hungry: Option<room::Hungry>,
+    hungry: bool,
+    looks: room::Looks,
     /// Much is held, by whomever.
     pressed: bool,
     may_send: Sending,
@@ -138,7 +139,7 @@ pub struct Connection {
     said_no_table: bool,
     /// Wait for room, or for the connection's window.
     blocked: VecDeque<u32>,
-    /// Bytes of bodies that were sent.
+    /// Bytes of bodies that were sent, and, while others wait for them to leave, that left: what tells that the other end takes some.
     passed: u64,
     /// Wait until a stream may be opened.
     openers: Vec<Waker>,
@@ -237,7 +238,8 @@ impl Connection {
             window: Ahead::new(config.window),
             growth: Growth::new(config.growth),
             share: Share::new(Account::ours()),
-            hungry: None,
+            hungry: false,
+            looks: room::Looks::default(),
             pressed: false,
             may_send: Sending::new(DEFAULT_WINDOW),
             peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: None, connects: None },
@@ -318,6 +320,13 @@ impl Connection {
         }
     }
 
+    /// So many bytes of `out` left.
+    pub fn left(&mut self, bytes: usize) {
+        if self.out.len() >= ROOM {
+            self.passed += bytes as u64;
+        }
+    }
+
     /// All of `out` was sent: those who waited for room go on.
     pub fn flushed(&mut self) {
         // An idle connection holds no memory for what may never come.
@@ -341,7 +350,7 @@ impl Connection {
         self.partial = Vec::new();
         (self.data, self.block) = (None, None);
         self.accepted.clear();
-        self.hungry = None;
+        self.hungry = false;
         self.count_waiting();
         self.fail_streams(|_| Some(Error::Closed));
     }

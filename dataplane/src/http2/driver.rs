@@ -143,7 +143,10 @@ impl Driver {
             match Pin::new(&mut self.stream).poll_write(context, &connection.out[self.sent..])? {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(count) => self.sent += count,
+                Poll::Ready(count) => {
+                    self.sent += count;
+                    connection.left(count);
+                }
             }
         }
         self.sent = 0;

@@ -53,7 +53,7 @@ pub struct Stream {
     pub(super) data: Pieces,
     /// Bytes of the piece that was taken last, which is not passed on yet.
     pub(super) lent: usize,
-    /// When it was taken, in the worker's seconds.
+    /// When it was taken, or came if nothing was held then, in the worker's seconds.
     pub(super) moved: u64,
     pub(super) trailers: Option<HeaderMap>,
     /// What is still to come, by `content-length`.
@@ -114,6 +114,17 @@ impl Stream {
     /// Drops what came and was not passed on, which nobody takes any more; its bytes.
     pub(super) fn let_go(&mut self) -> usize {
         self.data.clear() + std::mem::take(&mut self.lent)
+    }
+
+    /// Bytes that came and were not passed on.
+    pub(super) fn held(&self) -> usize {
+        self.data.bytes() + self.lent
+    }
+
+    /// Whether it holds something that others may have to wait for; not the last piece of all, which stays until there is an answer
+    /// where it may be sent again.
+    pub(super) fn stalls(&self) -> bool {
+        !self.data.is_empty() || self.lent > 0 && !self.received
     }
 
     /// Whether everything that came was taken, and nothing will come.

@@ -11,7 +11,7 @@ use super::lease::{Connection, Lease, Reuse};
 use super::{DialError, MAX_SHARED, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
 use crate::gate::{Admitted, Overflow};
 use crate::http2::client;
-use crate::listener::keep_alive;
+use crate::listener::{UNSENT, keep_alive};
 
 /// While a request waits for a stream of an endpoint that has none to spare, the time after which it is looked whether the
 /// endpoint says that it takes more. That a request is over is told at once.
@@ -98,12 +98,14 @@ impl Upstream {
         }
     }
 
-    /// Opens a TCP connection without Nagle's delay, that notices when the other end is gone.
+    /// Opens a TCP connection without Nagle's delay, that notices when the other end is gone, or takes what is sent slowly.
     async fn connect(&self) -> Result<TcpStream, DialError> {
         let stream = TcpStream::connect(self.address).await.map_err(DialError::Connect)?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         let keepalive = keep_alive(self.pool.get().keepalive);
-        SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
+        let socket = SockRef::from(&stream);
+        socket.set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
+        socket.set_tcp_notsent_lowat(UNSENT).map_err(DialError::Connect)?;
         Ok(stream)
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -9,10 +10,11 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use proxy_api::v1beta1 as api;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::common::{Bed, eventually, stable, within};
+use crate::common::{Bed, eventually, raw_origin, read_head, speaks, stable, within};
 
 /// What comes over a stream, and what answers it.
 pub type Stream = (Request<RecvStream>, SendResponse<Bytes>);
@@ -175,4 +177,66 @@ async fn give(body: &mut SendStream<Bytes>, bytes: usize) {
         body.send_data(vec![7; may].into(), false).unwrap();
         left -= may;
     }
+}
+
+const MEGABYTE: usize = 1_000_000;
+
+/// What is asked and what is told do not wait for each other, as they would not without a proxy.
+#[tokio::test]
+async fn a_request_goes_on_while_its_answer_waits_for_the_client() {
+    let (mut bed, mut streams) = bed().await;
+    bed.change(|route| speaks(route, api::Protocol::H2c)).await;
+    let (answer, mut body) = connect(&bed).await.send_request(post(), false).unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut told = respond.send_response(Response::new(()), false).unwrap();
+    told.send_data(vec![7; MEGABYTE].into(), true).unwrap();
+    let mut answer = within(answer).await.unwrap();
+    within(answer.body_mut().data()).await.unwrap().unwrap();
+    body.send_data(vec![7; MEGABYTE].into(), true).unwrap();
+    assert_eq!(read(request.body_mut()).await.unwrap(), MEGABYTE);
+}
+
+#[tokio::test]
+async fn it_goes_on_to_an_endpoint_of_http1_too() {
+    let (read, mut all) = mpsc::unbounded_channel();
+    let endpoint = raw_origin(move |_, mut stream| {
+        let read = read.clone();
+        async move {
+            read_head(&mut stream).await.unwrap();
+            let (mut from, mut to) = stream.split();
+            let answer = async {
+                to.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8000000\r\n\r\n").await.unwrap();
+                let _ = to.write_all(&vec![7; 8 * MEGABYTE]).await;
+            };
+            let request = async {
+                let (mut count, mut room) = (0, vec![0; 64 * 1024]);
+                while count < MEGABYTE {
+                    count += from.read(&mut room).await.unwrap();
+                }
+                read.send(()).unwrap();
+            };
+            tokio::join!(answer, request);
+        }
+    });
+    let bed = Bed::to(endpoint.await, api::Protocol::Http).await;
+    let (answer, mut body) = connect(&bed).await.send_request(post(), false).unwrap();
+    let mut answer = within(answer).await.unwrap();
+    within(answer.body_mut().data()).await.unwrap().unwrap();
+    body.send_data(vec![7; MEGABYTE].into(), true).unwrap();
+    within(all.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_goes_on_for_a_client_of_http1_too() {
+    let (mut bed, mut streams) = bed().await;
+    bed.change(|route| speaks(route, api::Protocol::H2c)).await;
+    let mut client = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nhost: web\r\ncontent-length: 1000000\r\n\r\n").await.unwrap();
+    let (mut request, mut respond) = within(streams.recv()).await.unwrap();
+    let mut told = respond.send_response(Response::new(()), false).unwrap();
+    told.send_data(vec![7; 32 * MEGABYTE].into(), true).unwrap();
+    // Until there is no more room on the way.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    client.write_all(&vec![7; MEGABYTE]).await.unwrap();
+    assert_eq!(read(request.body_mut()).await.unwrap(), MEGABYTE);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Response;
 use proxy_api::v1beta1 as api;
+use routing::Limits;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -38,13 +39,13 @@ async fn takes_nothing() -> SocketAddr {
     .await
 }
 
-/// Uploads as much as it may on many streams, for as long as it may.
-async fn uploads(port: u16) -> std::io::Result<()> {
+/// Uploads as much as it may on `streams` of them, for as long as it may.
+async fn uploads(port: u16, streams: usize) -> std::io::Result<()> {
     let mut client = TcpStream::connect(("127.0.0.1", port)).await?;
     client.write_all(PREFACE).await?;
     let number = |stream: usize| 2 * stream as u32 + 1;
-    let (mut window, mut left) = (FIRST, [FIRST; STREAMS]);
-    for stream in 0..STREAMS {
+    let (mut window, mut left) = (FIRST, vec![FIRST; streams]);
+    for stream in 0..streams {
         client.write_all(&frame(1, 4, number(stream), &[0x83, 0x86, 0x84, 0x41, 3, b'w', b'e', b'b'])).await?;
     }
     loop {
@@ -63,10 +64,12 @@ async fn uploads(port: u16) -> std::io::Result<()> {
     }
 }
 
-/// Asks on many streams, and takes no byte of any answer.
-async fn asks(port: u16) -> std::io::Result<()> {
+/// Asks on many streams, and takes `window` bytes of each answer.
+async fn asks(port: u16, window: u32) -> std::io::Result<()> {
     let mut client = TcpStream::connect(("127.0.0.1", port)).await?;
-    client.write_all(&[&PREFACE[..24], &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])].concat()).await?;
+    let [high, low, ..] = window.to_le_bytes();
+    let windows = [frame(4, 0, 0, &[0, 4, 0, 0, low, high]), frame(8, 0, 0, &(64 * MIB as u32).to_be_bytes())];
+    client.write_all(&[&PREFACE[..24], &windows.concat()].concat()).await?;
     for stream in 0..STREAMS as u32 {
         client.write_all(&opening(2 * stream + 1)).await?;
     }
@@ -88,6 +91,13 @@ async fn echoes(port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<fr
     body.send_data(vec![7; MIB as usize].into(), true).unwrap();
     let mut answer = within(answer).await.unwrap();
     assert_eq!(frames::read(answer.body_mut()).await.unwrap(), MIB as usize);
+}
+
+/// Whether streams were ended because too much was held, and no more than `most` is now.
+fn made_room(bed: &Bed, most: u64) -> bool {
+    let counted = r#"sluice_proxy_limited_total{limit="max_held_bytes",flag="OM"} "#;
+    let ended = bed.metrics().split_once(counted).is_some_and(|(_, count)| !count.starts_with('0'));
+    ended && held(bed) <= most
 }
 
 /// A second port of the proxy's, to an endpoint of its own.
@@ -120,10 +130,11 @@ async fn stalled_uploads_of_many_clients_are_bounded_and_others_get_on() {
     let (reserved, mut streams) = honest_port(&mut bed).await;
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        clients.spawn(uploads(bed.port));
+        clients.spawn(uploads(bed.port, STREAMS));
     }
     eventually("much is held", || held(&bed) > 48 * MIB).await;
     bounded(&bed, reserved.port, &mut streams).await;
+    eventually("streams make room", || made_room(&bed, 48 * MIB)).await;
     clients.shutdown().await;
     eventually("nothing is held", || held(&bed) == 0).await;
 }
@@ -145,14 +156,71 @@ async fn answers_that_many_clients_do_not_take_are_bounded_and_make_room() {
     });
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        clients.spawn(asks(bed.port));
+        clients.spawn(asks(bed.port, 0));
     }
     eventually("much is held", || held(&bed) > 40 * MIB).await;
     bounded(&bed, reserved.port, &mut streams).await;
-    let counted = r#"sluice_proxy_limited_total{limit="max_held_bytes",flag="OM"} "#;
-    let ended = || bed.metrics().split_once(counted).is_some_and(|(_, count)| !count.starts_with('0'));
-    eventually("streams make room", || ended() && held(&bed) < 40 * MIB).await;
+    eventually("streams make room", || made_room(&bed, 40 * MIB)).await;
     clients.shutdown().await;
     answers.abort();
     eventually("nothing is held", || held(&bed) == 0).await;
+}
+
+/// Their connections could go on; all the same, others have no room because of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_uploads_make_room_though_their_connections_do_not_need_it() {
+    let bed = Bed::to(takes_nothing().await, api::Protocol::H2c).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..16 {
+        clients.spawn(uploads(bed.port, 56));
+    }
+    eventually("much is held", || held(&bed) > 48 * MIB).await;
+    eventually("streams make room", || made_room(&bed, 48 * MIB)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_http1_endpoints_are_held_within_bounds_too() {
+    let endpoint = raw_origin(|_, mut stream| async move {
+        let mut head = [0; 1024];
+        while matches!(stream.read(&mut head).await, Ok(1..)) {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 262144\r\n\r\n").await;
+            let _ = stream.write_all(&vec![7; 256 * 1024]).await;
+        }
+    });
+    let mut bed = Bed::to(endpoint.await, api::Protocol::Http).await;
+    let (reserved, mut streams) = honest_port(&mut bed).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        // So much that what is read of the endpoint is large by then.
+        clients.spawn(asks(bed.port, 40 * 1024));
+    }
+    eventually("much is held", || held(&bed) > 32 * MIB).await;
+    bounded(&bed, reserved.port, &mut streams).await;
+    eventually("streams make room", || made_room(&bed, 40 * MIB)).await;
+    clients.shutdown().await;
+    eventually("nothing is held", || held(&bed) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http1_clients_that_do_not_read_make_room_for_others_of_the_endpoint() {
+    let (mut bed, mut asked) = frames::bed().await;
+    bed.change(|route| speaks(route, api::Protocol::H2c)).await;
+    let limits = &bed.proxy.shared().registry;
+    limits.limits().set(Limits { held_bytes: 2 * MIB, ..limits.limits().now() });
+    let answers = tokio::spawn(async move {
+        let (body, mut sending) = (bytes::Bytes::from(vec![7; 8 * MIB as usize]), Vec::new());
+        while let Some((_request, mut respond)) = asked.recv().await {
+            let mut stream = respond.send_response(Response::new(()), false).unwrap();
+            stream.send_data(body.clone(), true).unwrap();
+            sending.push(stream);
+        }
+    });
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    eventually("streams make room", || made_room(&bed, 2 * MIB * 3 / 4)).await;
+    answers.abort();
 }

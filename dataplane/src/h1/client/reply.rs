@@ -8,11 +8,13 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use super::Exchange;
+use super::{Exchange, LARGE, SMALL};
 use crate::body::BodyError;
 use crate::h1::chunked::Decoder;
 use crate::h1::response::Framing;
 use crate::h1::upload::{Decoded, decoded};
+use crate::http2::held::{Account, Level, Share};
+use crate::patience::UploadFault;
 use crate::upstream::{Plain, Upstream};
 
 /// What an endpoint answers. Dropped before its end, its connection is closed.
@@ -24,6 +26,8 @@ pub struct Reply {
     /// The connection may go on.
     keep: bool,
     upstream: Rc<Upstream>,
+    /// What has come and the client has not taken.
+    held: Share,
 }
 
 #[derive(Debug)]
@@ -49,7 +53,7 @@ impl Reply {
             Framing::Chunked => Left::Chunks(Decoder::default()),
             Framing::Close => Left::Close,
         };
-        let mut reply = Self { exchange: Some(exchange), left, keep, upstream };
+        let mut reply = Self::of(exchange, left, keep, upstream);
         if let Left::Length(0) = reply.left {
             reply.end();
         }
@@ -58,7 +62,19 @@ impl Reply {
 
     /// What follows a head that accepts to switch.
     pub(super) fn switched(exchange: Exchange, upstream: Rc<Upstream>) -> Self {
-        Self { exchange: Some(exchange), left: Left::Switched, keep: false, upstream }
+        Self::of(exchange, Left::Switched, false, upstream)
+    }
+
+    fn of(exchange: Exchange, left: Left, keep: bool, upstream: Rc<Upstream>) -> Self {
+        Self { exchange: Some(exchange), left, keep, upstream, held: Share::new(Account::ours()) }
+    }
+
+    /// Sends what can be sent of the request.
+    ///
+    /// # Errors
+    /// When the client does not go on with it.
+    pub fn send(&mut self, context: &mut Context<'_>) -> Result<(), UploadFault> {
+        self.exchange.as_mut().map_or(Ok(()), |exchange| exchange.send(context))
     }
 
     /// The connection, and what was received of it, if it was accepted to switch.
@@ -83,10 +99,22 @@ impl Reply {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-        if let Err(fault) = exchange.send(context) {
+        if let Err(fault) = self.send(context) {
             return Poll::Ready(Some(Err(fault.into())));
         }
+        let polled = self.poll_next(context);
+        // Who asks has passed the last piece on.
+        let lent = match &polled {
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+            Poll::Ready(_) | Poll::Pending => 0,
+        };
+        self.held.sends(lent + self.exchange.as_ref().map_or(0, |exchange| exchange.received.len()));
+        polled
+    }
+
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+        let most = if self.held.account().level() > Level::Low { SMALL } else { LARGE };
         loop {
             match self.left.next(&mut exchange.received) {
                 Err(error) => return Poll::Ready(Some(Err(error))),
@@ -102,7 +130,7 @@ impl Reply {
                 }
                 Ok(None) => {}
             }
-            match (ready!(exchange.poll_read(context)), &self.left) {
+            match (ready!(exchange.poll_read(context, most)), &self.left) {
                 (Ok(1..), _) => {}
                 (Ok(0), Left::Close) => {
                     self.end();

@@ -306,11 +306,11 @@ impl Answering<'_> {
         }
     }
 
-    /// Sends what was collected of `body`, for as long as that is not overdue.
+    /// Sends what was collected of `body`, for as long as that is not overdue; the request goes on meanwhile.
     async fn send_of(&mut self, body: &mut ResponseBody) -> Result<(), ProxyError> {
         let mut sent = pin!(self.send());
         poll_fn(|context| match sent.as_mut().poll(context) {
-            Poll::Pending => body.poll_overdue(context).map(|_| Err(ProxyError::Timeout)),
+            Poll::Pending => body.poll_waiting(context).map(|_| Err(ProxyError::Timeout)),
             sent => sent,
         })
         .await

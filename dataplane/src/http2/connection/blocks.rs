@@ -117,7 +117,6 @@ impl Connection {
         let Ok((request, length)) = read else { return self.fault(number, Reason::PROTOCOL_ERROR) };
         let mut stream = Box::new(Stream::new(false, self.config.stream_window, self.peer.window));
         (stream.length, stream.received) = (length, end);
-        stream.moved = self.share.account().seconds();
         self.streams.insert(number, stream);
         self.open += 1;
         self.accepted.push_back(Accepted { stream: number, request, too_large });

@@ -173,6 +173,9 @@ impl Connection {
             let taking = self.streams.get_mut(&number).filter(|stream| stream.read_held && stream.error.is_none());
             // Otherwise nobody takes it any more.
             if let Some(stream) = taking {
+                if stream.held() == 0 {
+                    stream.moved = self.share.account().seconds();
+                }
                 stream.data.push(content);
                 stream.wake(Half::Reading);
                 self.share.receive(content.len());

@@ -2,25 +2,30 @@
 //! that hold much and do not get on are ended to make it.
 
 use std::task::Context;
+use std::time::Duration;
 
+use super::super::flow::FIRST;
 use super::super::frame::{self, Reason};
 use super::super::held::Level;
 use super::super::stream::Error;
 use super::{Connection, Role};
 
-/// A connection that holds less is left alone.
-const MUCH: usize = 1024 * 1024;
+/// A connection that holds less is left alone, unless nearly all is held.
+const MUCH: u32 = 1024 * 1024;
 /// Streams of a client that holds little, whatever they wait for.
 const FEW: u32 = 16;
-/// Time without more room after which it is made, and in which a stream gets on, if it does.
-const PATIENCE_SECONDS: u64 = 5;
+/// Seconds in which a stream gets on, if it does: past half of what may be held, and past three quarters.
+const PATIENCE_SECONDS: (u64, u64) = (15, 5);
 
-/// A connection whose window is not opened.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Hungry {
-    /// The worker's seconds.
-    since: u64,
-    /// When it was last seen to that it is looked at again.
+/// How long a client that takes nothing is waited for while much is held.
+pub const HURRY: Duration = Duration::from_secs(PATIENCE_SECONDS.1);
+
+/// The worker's seconds in which a connection has looked for room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Looks {
+    /// Last.
+    last: Option<u64>,
+    /// When it was last seen to that it looks again.
     waits: Option<u64>,
 }
 
@@ -32,7 +37,7 @@ impl Connection {
         }
         let coming = self.data.map_or(0, |data| data.coming());
         let (received, account) = (self.share.received(), self.share.account());
-        let (share, now) = (account.share(), account.seconds());
+        let share = account.share();
         self.pressed = account.level() > Level::Low;
         let growth = self.window.growth(received);
         if growth > 0 && !self.pressed && self.share.lend(growth) {
@@ -40,12 +45,12 @@ impl Connection {
         }
         match self.window.open(received + coming, share) {
             Some(by) => {
-                self.hungry = None;
+                self.hungry = false;
                 frame::window_update(&mut self.out, 0, by);
                 self.wake_driver();
             }
-            None if self.window.spent() && self.hungry.is_none() => {
-                self.hungry = Some(Hungry { since: now, waits: None });
+            None if self.window.spent() && !self.hungry => {
+                self.hungry = true;
                 // It sees to it that this is looked at again.
                 self.wake_driver();
             }
@@ -55,59 +60,76 @@ impl Connection {
 
     /// Whether the other end may not send, and will not be told soon that it may: streams that are opened go elsewhere.
     pub(super) fn starves(&self) -> bool {
-        self.hungry.is_some()
+        self.hungry
     }
 
-    /// Looks for room, if there was none.
+    /// Looks for room, if there was none, and makes some, if others need it.
     pub fn look_for_room(&mut self) {
-        if self.hungry.is_some() {
+        if self.hungry {
             self.replenish();
-            self.make_room_for_others();
+        }
+        let now = self.share.account().seconds();
+        if self.looks() && self.looks.last.replace(now) != Some(now) {
+            self.make_room_for_others(now);
         }
     }
 
-    /// The task is woken in a second to look for room, if there is none.
+    /// The task is woken in a second to look, if there is something to look at.
     pub fn look_again(&mut self, context: &Context<'_>) {
         let now = self.share.account().seconds();
-        if let Some(hungry) = &mut self.hungry
-            && hungry.waits.replace(now) != Some(now)
-        {
+        if self.looks() && self.looks.waits.replace(now) != Some(now) {
             self.share.account().wait(context.waker().clone());
         }
     }
 
-    /// Ends uploads that do not get on while others wait for the window, those that hold most first, until little is held. What
-    /// clients do not take of endpoints is ended where it waits for them, see [`Connection::hurries`].
-    fn make_room_for_others(&mut self) {
-        let now = self.share.account().seconds();
-        let due = self.hungry.is_some_and(|hungry| now >= hungry.since + PATIENCE_SECONDS);
-        let cut = self.pressed && self.window.cut_by(self.share.account().share());
-        if !due || !cut || self.role == Role::Client {
+    fn looks(&self) -> bool {
+        self.hungry || self.share.received() >= FIRST
+    }
+
+    /// Ends streams that hold what does not get on, those that hold most first, while too much is held by all and by this
+    /// connection: uploads that endpoints do not take, answers that clients do not take.
+    fn make_room_for_others(&mut self, now: u64) {
+        if self.leaves().is_none() {
             return;
         }
-        let stalled = self.streams.iter().filter(|(_, stream)| {
-            let held = stream.data.bytes() + stream.lent;
-            held > 0 && stream.error.is_none() && now >= stream.moved + PATIENCE_SECONDS
-        });
-        let mut stalled: Vec<_> =
-            stalled.map(|(number, stream)| (stream.data.bytes() + stream.lent, *number)).collect();
+        let stalled = self.streams.iter().filter(|(_, stream)| stream.error.is_none() && stream.stalls());
+        let mut stalled: Vec<_> = stalled.map(|(number, stream)| (stream.held(), stream.moved, *number)).collect();
         stalled.sort_unstable_by(|one, other| other.cmp(one));
-        for (_, number) in stalled {
-            if (self.share.received() as usize) < MUCH {
+        for (_, moved, number) in stalled {
+            let Some((bytes, seconds)) = self.leaves() else { return };
+            if self.share.received() < bytes {
                 return;
             }
-            self.end_held(number);
+            if now >= moved + seconds {
+                self.end_held(number);
+            }
+        }
+    }
+
+    /// What is left alone, if not all is: a connection with fewer bytes, a stream that got on within so many seconds.
+    fn leaves(&self) -> Option<(u32, u64)> {
+        let (slowly, soon) = PATIENCE_SECONDS;
+        // Whose streams wait for each other has less to lose.
+        match (self.share.account().level(), self.hungry) {
+            (Level::Low, true) if self.window.cut_by(self.share.account().share()) => Some((FIRST, slowly)),
+            (Level::Low, _) => None,
+            (Level::High, true) => Some((FIRST, slowly)),
+            (Level::High, false) => Some((MUCH, slowly)),
+            (Level::Full, true) => Some((1, soon)),
+            (Level::Full, false) => Some((FIRST, soon)),
         }
     }
 
     fn end_held(&mut self, number: u32) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let dropped = stream.data.clear();
+        let dropped = stream.let_go();
         // Nobody may take it for whole.
         (stream.received, stream.trailers) = (false, None);
         stream.fail(Error::Held);
         self.share.account().ended();
-        self.tell_reset(number, Reason::ENHANCE_YOUR_CALM);
+        // An endpoint has only done what it was asked for.
+        let reason = if self.role == Role::Client { Reason::CANCEL } else { Reason::ENHANCE_YOUR_CALM };
+        self.tell_reset(number, reason);
         self.passed_on(dropped);
     }
 
@@ -122,7 +144,7 @@ impl Connection {
         self.share.sends(self.out.len());
     }
 
-    /// Whether a client that takes nothing for [`Connection::hurry`] is waited for no longer, since much is held: one that asks for
+    /// Whether a client that takes nothing for [`HURRY`] is waited for no longer, since much is held: one that asks for
     /// much at a time, or any.
     #[must_use]
     pub fn hurries(&self) -> bool {
@@ -138,6 +160,3 @@ impl Connection {
         self.share.account().ended();
     }
 }
-
-/// How long a client that takes nothing is waited for while much is held.
-pub const HURRY: std::time::Duration = std::time::Duration::from_secs(PATIENCE_SECONDS);

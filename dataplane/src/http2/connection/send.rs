@@ -134,7 +134,7 @@ impl Connection {
         }
     }
 
-    /// What was sent of all bodies, if the stream waits for room on the connection, which others may have had; `None` if it waits
+    /// What the other end has taken, more or less, if the stream waits for room on the connection, which others may have had; `None` if it waits
     /// for its own window.
     #[must_use]
     pub fn held_up(&self, number: u32) -> Option<u64> {

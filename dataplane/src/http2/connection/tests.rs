@@ -534,3 +534,21 @@ fn interim_answers_are_bounded_and_wait_for_room() {
     assert!(server.respond(1, &Response::new(()), true).is_ok());
     assert_eq!(said(&mut server).iter().map(|(head, _)| head.flags).collect::<Vec<_>>(), [4, 5]);
 }
+
+/// A slow client takes bytes long before there is room for more of a body.
+#[test]
+fn what_leaves_while_bodies_wait_for_room_is_progress() {
+    let mut server = server();
+    server.receive(&opening(1, 1));
+    server.respond(1, &Response::new(()), false).unwrap();
+    let mut data = Bytes::from_static(&[7; 1000]);
+    server.out = vec![0; ROOM];
+    assert!(server.poll_send(1, &mut noop(), &mut data, false).is_pending());
+    let before = server.held_up(1).unwrap();
+    server.left(10);
+    assert_eq!(server.held_up(1), Some(before + 10));
+    // Nobody waits for that: answers to PING, for one, are no progress.
+    server.out.truncate(ROOM - 1);
+    server.left(10);
+    assert_eq!(server.held_up(1), Some(before + 10));
+}
