@@ -1,15 +1,15 @@
 //! Caches → one [`World`] → one `rollout::Observation`. No writes, no judgement; the one read that is not from a cache
 //! (what ails the canary's pods) is made by `trouble` only while pods are lacking.
 
+mod trouble;
 mod world;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use crds::{
     Canary,
     names::{ANNOTATION_ABORT, ANNOTATION_HELD, ANNOTATION_PAUSE, ANNOTATION_PROMOTE, ANNOTATION_RETRY},
 };
-use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt, api::DynamicObject};
 use rollout::{
     CanarySet, Check, Judgement, Native, Observation, Paused, Revision, Route, Setup, State, Target, TargetView,
@@ -17,6 +17,7 @@ use rollout::{
 };
 use serde_json::Value;
 
+pub use self::trouble::trouble;
 pub use self::world::{World, apps, hash, number, replicas};
 use crate::{feed, template};
 
@@ -200,45 +201,4 @@ fn verbs(canary: &Canary) -> Verbs {
         pause: revision(ANNOTATION_PAUSE),
         retry: revision(ANNOTATION_RETRY),
     }
-}
-
-/// What keeps pods from becoming available, in the words of the kubelet or the scheduler: the commonest of them.
-#[must_use]
-pub fn trouble(pods: &[Pod]) -> Option<String> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for pod in pods {
-        if let Some(trouble) = pod_trouble(pod) {
-            *counts.entry(trouble).or_default() += 1;
-        }
-    }
-    counts.into_iter().max_by_key(|(_, count)| *count).map(|(trouble, _)| trouble)
-}
-
-fn pod_trouble(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref()?;
-    let containers = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
-    for container in containers {
-        let name = &container.name;
-        let state = container.state.as_ref();
-        if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
-            let reason = waiting.reason.as_deref().unwrap_or("waiting");
-            if !matches!(reason, "ContainerCreating" | "PodInitializing") {
-                let exit = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-                let code = exit.map(|exit| format!(" (last exit code {})", exit.exit_code)).unwrap_or_default();
-                return Some(format!("container {name}: {reason}{code}"));
-            }
-        }
-        if let Some(ended) = state.and_then(|state| state.terminated.as_ref()).filter(|ended| ended.exit_code != 0) {
-            return Some(format!("container {name} exited with code {}", ended.exit_code));
-        }
-        if !container.ready && state.is_some_and(|state| state.running.is_some()) {
-            return Some(format!("container {name} runs but is not ready"));
-        }
-    }
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    Some(format!("cannot be scheduled: {}", unscheduled.message.as_deref().unwrap_or("no reason given")))
 }
