@@ -199,6 +199,13 @@ impl ResponseBody {
         }
     }
 
+    /// The client took some of what was taken of it last.
+    pub fn moves(&self) {
+        if let Self::Endpoint(passing) = self {
+            passing.incoming.moves();
+        }
+    }
+
     /// The client takes too long over it; `hurried`: others need the room.
     pub fn untaken(&mut self, hurried: bool) {
         match (self, hurried) {
@@ -280,12 +287,29 @@ impl Body for ResponseBody {
 }
 
 impl Incoming {
+    /// Some of what was taken of it last was passed on.
+    fn moves(&self) {
+        if let Self::Http2(body) = self {
+            body.moves();
+        }
+    }
+
+    /// What was taken of it last is kept, where it does not count as held.
+    pub fn keeps(&self) {
+        if let Self::Http2(body) = self {
+            body.keeps();
+        }
+    }
+
     /// Sends what can be sent of the request that this answers, if not all of it was.
     fn send(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
         match self {
             Self::Http1(body) => Ok(body.send(context)?),
             Self::Http2(body) => Ok(body.send(context)?),
-            Self::Tunnel(tunnel) => tunnel.send(context),
+            Self::Tunnel(tunnel) => {
+                tunnel.send(context);
+                Ok(())
+            }
             Self::Piped(_) => Ok(()),
         }
     }

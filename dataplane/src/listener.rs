@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use routing::pool::Keepalive;
 use routing::{Flag, Protocol};
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -27,7 +27,7 @@ const BACKLOG: i32 = 4096;
 const GO_ELSEWHERE: [u8; 26] = [0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 /// Bytes that wait to be sent in the kernel before it takes no more: without a limit they are megabytes, and it says nothing of the
 /// other end until a third of them has left. What was sent and is not acknowledged does not count, so a long way costs nothing.
-pub const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 128 * 1024;
 /// Wait after a failed accept: out of file descriptors, mostly, and that passes when connections close.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -71,11 +71,16 @@ fn bind_to(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListene
     // Accepted sockets inherit all three on Linux: answers are not held back, a client whose machine is gone is noticed, and so
     // is one that takes its answer slowly.
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(UNSENT)?;
+    keep_little(&SockRef::from(&socket));
     socket.set_tcp_keepalive(&keep_alive(Keepalive::default()))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Bounds what waits in the kernel to be sent ([`UNSENT`]). Kernels that know no such bound (gVisor's) serve all the same.
+pub fn keep_little(socket: &SockRef<'_>) {
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
 
 /// As the kernel takes it.

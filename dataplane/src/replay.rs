@@ -163,6 +163,10 @@ impl Kept {
             copy.complete();
             copy.send();
         }
+        // Nobody asks again, who would have passed the last piece on.
+        if self.ended {
+            self.incoming.keeps();
+        }
         polled
     }
 

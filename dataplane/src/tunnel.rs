@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 
 use crate::body::{BodyError, Incoming};
 use crate::http2::frame::Reason;
+use crate::http2::held::{Account, Share};
 use crate::http2::stream::Error;
 use crate::upstream::Plain;
 
@@ -28,6 +29,10 @@ pub struct Tunnel {
     said: Option<Said>,
     /// What the endpoint has said, and nobody has heard.
     heard: BytesMut,
+    /// Likewise, as it counts.
+    held: Share,
+    /// One of the two sides does not go on with what the client says.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +48,8 @@ impl Tunnel {
     #[must_use]
     pub fn new(socket: Plain, heard: BytesMut, said: Incoming) -> Self {
         let said = Said { body: said, waiting: Bytes::new(), ended: false };
-        Self { socket: Some(socket), said: Some(said), heard }
+        let held = Share::new(Account::ours());
+        Self { socket: Some(socket), said: Some(said), heard, held, failed: false }
     }
 
     /// Whether the endpoint says no more.
@@ -54,8 +60,11 @@ impl Tunnel {
 
     /// As `Body::poll_frame`.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Err(error) = self.send(context) {
-            return Poll::Ready(Some(Err(error)));
+        // Who asks has passed on what was said before.
+        self.held.sends(0);
+        self.send(context);
+        if self.failed {
+            return Poll::Ready(Some(Err(self.broken())));
         }
         let Some(socket) = &mut self.socket else { return Poll::Ready(None) };
         if self.heard.is_empty() {
@@ -69,21 +78,18 @@ impl Tunnel {
                 Ok(_) => {}
             }
         }
+        self.held.sends(self.heard.len());
         Poll::Ready(Some(Ok(Frame::data(self.heard.split().freeze()))))
     }
 
-    /// Passes on what the client says.
-    ///
-    /// # Errors
-    /// When one of the two sides does not go on.
-    pub fn send(&mut self, context: &mut Context<'_>) -> Result<(), BodyError> {
+    /// Passes on what the client says. That it does not go on is told by [`Tunnel::poll`], after what the endpoint has said.
+    pub fn send(&mut self, context: &mut Context<'_>) {
         if let (Some(socket), Some(said)) = (&mut self.socket, &mut self.said)
             && let Poll::Ready(passed) = said.poll(context, &mut socket.stream)
         {
             self.said = None;
-            return passed.map_err(|Broken| self.broken());
+            self.failed = passed.is_err();
         }
-        Ok(())
     }
 
     /// The endpoint has ended its side: the client's goes on.

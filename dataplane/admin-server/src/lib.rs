@@ -35,7 +35,11 @@ where
     let mut open = Open::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => open.admit(tokio::spawn(connection(stream, service.clone()))),
+            Ok((stream, _)) => {
+                open.admit(tokio::spawn(connection(stream, service.clone())));
+                // However many wait to be accepted, each is looked at before it is the oldest.
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an admin connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -57,6 +57,16 @@ impl Receiving {
         self
     }
 
+    /// Some of what was taken of it last was passed on.
+    pub fn moves(&self) {
+        self.stream.moves();
+    }
+
+    /// What was taken of it last is kept.
+    pub fn keeps(&self) {
+        self.stream.keeps();
+    }
+
     /// How long is waited for more of it.
     #[must_use]
     pub fn patience(&self) -> Duration {
@@ -255,6 +265,7 @@ impl Sending<ResponseBody> {
         let seen = (self.sent, self.stream.held_up());
         if std::mem::replace(&mut taking.seen, seen) != seen {
             taking.patience.renew();
+            self.body.moves();
         }
         ready!(taking.patience.poll_hurried(context, HURRY, || self.stream.hurries()));
         let hurried = taking.patience.renew() < taking.patience.limit();

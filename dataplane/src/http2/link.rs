@@ -124,6 +124,16 @@ impl Reader {
         self.link.borrow_mut().poll_frame(self.number, context)
     }
 
+    /// See [`Connection::moves`].
+    pub fn moves(&self) {
+        self.link.borrow_mut().moves(self.number);
+    }
+
+    /// See [`Connection::keeps`].
+    pub fn keeps(&self) {
+        self.link.borrow_mut().keeps(self.number);
+    }
+
     /// Whether all of it was taken.
     #[must_use]
     pub fn drained(&self) -> bool {

@@ -121,12 +121,6 @@ impl Stream {
         self.data.bytes() + self.lent
     }
 
-    /// Whether it holds something that others may have to wait for; not the last piece of all, which stays until there is an answer
-    /// where it may be sent again.
-    pub(super) fn stalls(&self) -> bool {
-        !self.data.is_empty() || self.lent > 0 && !self.received
-    }
-
     /// Whether everything that came was taken, and nothing will come.
     pub(super) fn drained(&self) -> bool {
         self.received && self.data.is_empty() && self.trailers.is_none()

@@ -11,7 +11,7 @@ use super::lease::{Connection, Lease, Reuse};
 use super::{DialError, MAX_SHARED, Plain, STREAMS_PER_CONNECTION, Shared, Streams, Ticket, Upstream, Version};
 use crate::gate::{Admitted, Overflow};
 use crate::http2::client;
-use crate::listener::{UNSENT, keep_alive};
+use crate::listener::{keep_alive, keep_little};
 
 /// While a request waits for a stream of an endpoint that has none to spare, the time after which it is looked whether the
 /// endpoint says that it takes more. That a request is over is told at once.
@@ -105,7 +105,7 @@ impl Upstream {
         let keepalive = keep_alive(self.pool.get().keepalive);
         let socket = SockRef::from(&stream);
         socket.set_tcp_keepalive(&keepalive).map_err(DialError::Connect)?;
-        socket.set_tcp_notsent_lowat(UNSENT).map_err(DialError::Connect)?;
+        keep_little(&socket);
         Ok(stream)
     }
 

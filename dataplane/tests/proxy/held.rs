@@ -224,3 +224,48 @@ async fn http1_clients_that_do_not_read_make_room_for_others_of_the_endpoint() {
     eventually("streams make room", || made_room(&bed, 2 * MIB * 3 / 4)).await;
     answers.abort();
 }
+
+/// It takes less than a piece in the time in which others must get on.
+#[tokio::test]
+async fn a_client_that_takes_slowly_is_nobody_who_stalls() {
+    let (mut bed, mut asked) = frames::bed().await;
+    bed.change(|route| speaks(route, api::Protocol::H2c)).await;
+    let registry = &bed.proxy.shared().registry;
+    registry.limits().set(Limits { held_bytes: 64 * 1024, ..registry.limits().now() });
+    let mut client = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();
+    client.write_all(&[&PREFACE[..24], &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]), &opening(1)].concat()).await.unwrap();
+    let (_request, mut respond) = within(asked.recv()).await.unwrap();
+    let mut answer = respond.send_response(Response::new(()), false).unwrap();
+    answer.send_data(vec![7; MIB as usize].into(), true).unwrap();
+    let mut taken = 0;
+    for _ in 0..16 {
+        client.write_all(&frame(8, 0, 1, &1024_u32.to_be_bytes())).await.unwrap();
+        taken += 1024;
+        while taken > 0 {
+            match within(next(&mut client)).await.unwrap() {
+                (0, _, 1, data) => taken -= data.len(),
+                (3, ..) => panic!("it was reset"),
+                _ => {}
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_retry_is_not_held() {
+    let (mut bed, mut asked) = frames::bed().await;
+    bed.change(|route| {
+        speaks(route, api::Protocol::H2c);
+        let retries = api::Retries { attempts: 2, retry_on: "5xx".into(), ..Default::default() };
+        route.http = Some(api::HttpPolicy { retries: Some(retries), ..Default::default() });
+    })
+    .await;
+    let (answer, mut body) = frames::connect(&bed).await.send_request(frames::post(), false).unwrap();
+    body.send_data(vec![7; 10_000].into(), true).unwrap();
+    let (mut request, mut respond) = within(asked.recv()).await.unwrap();
+    assert_eq!(frames::read(request.body_mut()).await.unwrap(), 10_000);
+    eventually("nothing is held", || held(&bed) == 0).await;
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(within(answer).await.unwrap().status(), 200);
+}

@@ -91,7 +91,7 @@ impl Connection<'_> {
     async fn socket(&mut self, feed: Feed, body: ResponseBody) -> Next {
         let (from, to) = self.stream.split();
         // What has broken off is told to the other side by what is dropped.
-        let _ = tokio::try_join!(say(from, &mut self.buffer, feed), hear(to, body));
+        let _ = tokio::try_join!(say(from, &mut self.buffer, feed), hear(to, body, self.watch));
         Next::Close
     }
 
@@ -127,12 +127,35 @@ async fn say(mut from: ReadHalf<'_>, buffer: &mut BytesMut, feed: Feed) -> Resul
 }
 
 /// Passes on what an endpoint says over its stream.
-async fn hear(mut to: WriteHalf<'_>, mut body: ResponseBody) -> Result<(), Untaken> {
+async fn hear(mut to: WriteHalf<'_>, mut body: ResponseBody, watch: &Watch) -> Result<(), Untaken> {
     while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
         let data = frame.map_err(|_| Untaken)?.into_data().unwrap_or_default();
-        to.write_all(&data).await.map_err(|_| Untaken)?;
+        write_of(&mut body, &mut to, watch, &data).await.map_err(|_| Untaken)?;
     }
     to.shutdown().await.map_err(|_| Untaken)
+}
+
+/// Sends `bytes`, which were taken of `body`, for as long as that is not overdue; the request goes on meanwhile.
+async fn write_of(
+    body: &mut ResponseBody,
+    to: &mut WriteHalf<'_>,
+    watch: &Watch,
+    mut bytes: &[u8],
+) -> Result<(), ProxyError> {
+    while !bytes.is_empty() {
+        watch.takes();
+        let mut write = pin!(to.write(bytes));
+        let written = poll_fn(|context| match write.as_mut().poll(context) {
+            Poll::Ready(written) => Poll::Ready(written.map_err(|_| ProxyError::ClientGone)),
+            Poll::Pending => body.poll_waiting(context).map(|_| Err(ProxyError::Timeout)),
+        });
+        let count = written.await?;
+        watch.took(count);
+        body.moves();
+        bytes = &bytes[count..];
+    }
+    watch.written();
+    Ok(())
 }
 
 /// The same head in `http`'s types, its framing in our own words.
@@ -308,12 +331,9 @@ impl Answering<'_> {
 
     /// Sends what was collected of `body`, for as long as that is not overdue; the request goes on meanwhile.
     async fn send_of(&mut self, body: &mut ResponseBody) -> Result<(), ProxyError> {
-        let mut sent = pin!(self.send());
-        poll_fn(|context| match sent.as_mut().poll(context) {
-            Poll::Pending => body.poll_waiting(context).map(|_| Err(ProxyError::Timeout)),
-            sent => sent,
-        })
-        .await
+        let sent = write_of(body, &mut self.to, self.watch, &self.out).await;
+        self.out.clear();
+        sent
     }
 
     async fn send(&mut self) -> Result<(), ProxyError> {

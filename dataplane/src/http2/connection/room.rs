@@ -92,7 +92,7 @@ impl Connection {
         if self.leaves().is_none() {
             return;
         }
-        let stalled = self.streams.iter().filter(|(_, stream)| stream.error.is_none() && stream.stalls());
+        let stalled = self.streams.iter().filter(|(_, stream)| stream.error.is_none() && stream.held() > 0);
         let mut stalled: Vec<_> = stalled.map(|(number, stream)| (stream.held(), stream.moved, *number)).collect();
         stalled.sort_unstable_by(|one, other| other.cmp(one));
         for (_, moved, number) in stalled {
@@ -122,15 +122,19 @@ impl Connection {
 
     fn end_held(&mut self, number: u32) {
         let Some(stream) = self.streams.get_mut(&number) else { return };
-        let dropped = stream.let_go();
+        let (dropped, over) = (stream.let_go(), stream.closed());
         // Nobody may take it for whole.
         (stream.received, stream.trailers) = (false, None);
         stream.fail(Error::Held);
         self.share.account().ended();
+        self.passed_on(dropped);
+        if over {
+            // The other end has forgotten it.
+            return self.settle(number);
+        }
         // An endpoint has only done what it was asked for.
         let reason = if self.role == Role::Client { Reason::CANCEL } else { Reason::ENHANCE_YOUR_CALM };
         self.tell_reset(number, reason);
-        self.passed_on(dropped);
     }
 
     /// Bytes that were held were passed on, or are not wanted any more.

@@ -54,6 +54,22 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Some of what was taken last was passed on: who takes slowly takes.
+    pub fn moves(&mut self, number: u32) {
+        let now = self.share.account().seconds();
+        if let Some(stream) = self.streams.get_mut(&number) {
+            stream.moved = now;
+        }
+    }
+
+    /// What was taken last counts no longer: it is kept elsewhere.
+    pub fn keeps(&mut self, number: u32) {
+        if let Some(stream) = self.streams.get_mut(&number) {
+            let kept = std::mem::take(&mut stream.lent);
+            self.passed_on(kept);
+        }
+    }
+
     /// Whether all of a body was taken.
     #[must_use]
     pub fn drained(&self, number: u32) -> bool {
