@@ -238,7 +238,8 @@ async fn a_client_that_takes_slowly_is_nobody_who_stalls() {
     let mut answer = respond.send_response(Response::new(()), false).unwrap();
     answer.send_data(vec![7; MIB as usize].into(), true).unwrap();
     let mut taken = 0;
-    for _ in 0..16 {
+    // It would be seen when the piece is over that is on its way.
+    for _ in 0..2 + PIECE / 1024 {
         client.write_all(&frame(8, 0, 1, &1024_u32.to_be_bytes())).await.unwrap();
         taken += 1024;
         while taken > 0 {
