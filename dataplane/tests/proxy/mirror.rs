@@ -134,3 +134,13 @@ async fn an_http2_request_is_copied_with_its_body() {
     assert!(bodies.contains(&Bytes::new()) && bodies.contains(&Bytes::from("hello")), "{bodies:?}");
     assert_eq!(bed.counters(api::Arm::Canary).started, 0);
 }
+
+#[tokio::test]
+async fn a_copy_with_a_large_answer_is_answered() {
+    let new = Origin::new(|_| async { Response::new(Full::from(vec![7; 3 * 1024 * 1024])) }).await;
+    let old = Origin::text("old").await;
+    let bed = bed(&old, new.address, 100, false).await;
+    assert_eq!(bed.get("/").await.body, "old");
+    eventually("it is answered", || copies(&bed, "answered") == 1).await;
+    assert_eq!(copies(&bed, "failed"), 0);
+}
