@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use routing::balance::Balance;
 use routing::rules::Decision;
@@ -204,7 +204,7 @@ async fn exchange(
     let retries =
         // What a socket says once it is open is not kept to be said again.
         view.port.route.retry.as_ref().filter(|_| !connects).map(|policy| {
-            Retries::begin(policy, worker, idempotent(request.method()), deadline(view, decision, record))
+            Retries::begin(policy, worker, request.method().is_idempotent(), deadline(view, decision, record))
         });
     let spare = retries.as_ref().map(|retries| Spare::of(&mut request, retries));
     let spare = spare.as_ref();
@@ -395,14 +395,9 @@ async fn attempt(
     }
 }
 
-/// May be sent twice (RFC 9110 §9.2.2).
-fn idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
-}
-
 /// Whether a request may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
 fn repeats(request: &Request<RequestBody>) -> bool {
-    idempotent(request.method()) && request.body().is_end_stream()
+    request.method().is_idempotent() && request.body().is_end_stream()
 }
 
 /// A second copy of a request that may be sent twice.

@@ -10,9 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use e2e::abuse::{self, ATTACKS, Force, Harm};
-use nix::sched::{CpuSet, sched_setaffinity};
+use e2e::cores;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
 
 /// Below this a percentile is the timer's and the scheduler's, not the proxy's.
 const GRAIN_MS: f64 = 2.0;
@@ -64,14 +63,10 @@ async fn main() -> Result<ExitCode> {
 /// The last core is the proxy's; this thread and those that it starts leave it. `None` if there is only one.
 fn leave_core() -> Result<Option<usize>> {
     let last = std::thread::available_parallelism()?.get() - 1;
-    let mut others = CpuSet::new();
-    for core in 0..last {
-        others.set(core)?;
-    }
     if last == 0 {
         return Ok(None);
     }
-    sched_setaffinity(Pid::from_raw(0), &others).context("cannot leave the proxy's core")?;
+    cores::stay_on(0..last)?;
     Ok(Some(last))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod abuse;
 pub mod cluster;
+pub mod cores;
 pub mod demo;
 pub mod echo;
 pub mod fake_prometheus;

@@ -9,11 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::images;
+use crate::{cores, images};
 
 /// Names a `sluice-proxy` to be used instead of one that is built from this workspace.
 const VARIABLE: &str = "SLUICE_PROXY";
@@ -162,11 +160,8 @@ impl Proxy {
     /// # Errors
     /// When the process is gone, or may not run there.
     pub fn stay_on(&self, core: usize) -> Result<()> {
-        let mut cores = CpuSet::new();
-        cores.set(core)?;
         for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            let thread = thread?.file_name().to_string_lossy().parse()?;
-            sched_setaffinity(Pid::from_raw(thread), &cores).with_context(|| format!("cannot stay on core {core}"))?;
+            cores::keep_on(thread?.file_name().to_string_lossy().parse()?, [core])?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The chunked coding (RFC 9112 §7.1), strict: CRLF only, at most 16 hex digits, extensions dropped and bounded. No I/O.
 
+use http::HeaderMap;
 use httparse::Header;
 
 use crate::h1::text::field;
@@ -186,9 +187,18 @@ pub fn may_trail(name: &str) -> bool {
 
 /// Appends the end of a body with those of `trailers` that may stand there.
 pub fn write_end(out: &mut Vec<u8>, trailers: &[Header<'_>]) {
+    end(out, trailers.iter().map(|trailer| (trailer.name, trailer.value)));
+}
+
+/// As [`write_end`], of trailers in `http`'s types.
+pub fn write_end_of(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    end(out, trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+}
+
+fn end<'a>(out: &mut Vec<u8>, trailers: impl Iterator<Item = (&'a str, &'a [u8])>) {
     out.extend_from_slice(b"0\r\n");
-    for trailer in trailers.iter().filter(|trailer| may_trail(trailer.name)) {
-        field(out, trailer.name.as_bytes(), trailer.value);
+    for (name, value) in trailers.filter(|(name, _)| may_trail(name)) {
+        field(out, name.as_bytes(), value);
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -22,6 +22,7 @@ use self::reply::Reply;
 use self::sending::{Sending, Stopped};
 use crate::body::{Incoming, RequestBody};
 use crate::error::ProxyError;
+use crate::h1::intake::SMALL;
 use crate::h1::request::Facts;
 use crate::h1::response;
 use crate::h1::text::HeadScan;
@@ -31,8 +32,7 @@ use crate::upstream::{Plain, SendError, Upstream};
 
 /// Bytes of most heads of requests.
 const HEAD: usize = 512;
-/// Room for one read of a head, and of a body: small, until a body turns out to be large.
-const SMALL: usize = 8 * 1024;
+/// Room for one read of a body that turned out to be large; of a head, and before that, it is [`SMALL`].
 const LARGE: usize = 64 * 1024;
 
 /// Sends a request over `endpoint`, which goes back to `upstream` when its answer has ended, and waits for the head of that, of which
@@ -122,7 +122,8 @@ impl Exchange {
     fn poll_read(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         self.room = self.room.min(most);
         self.received.reserve(self.room);
-        let count = ready!(pin!(self.endpoint.stream.read_buf(&mut self.received)).poll(context))?;
+        let mut buffer = (&mut self.received).limit(self.room);
+        let count = ready!(pin!(self.endpoint.stream.read_buf(&mut buffer)).poll(context))?;
         // A read that filled its room says that there is more.
         if count >= self.room {
             self.room *= 4;

@@ -127,8 +127,6 @@ pub struct Connection {
     /// There is no more window for it, nor was at the last look.
     hungry: bool,
     looks: room::Looks,
-    /// Much is held, by whomever.
-    pressed: bool,
     may_send: Sending,
     peer: Peer,
     /// Last stream that the other end opened.
@@ -240,7 +238,6 @@ impl Connection {
             share: Share::new(Account::ours()),
             hungry: false,
             looks: room::Looks::default(),
-            pressed: false,
             may_send: Sending::new(DEFAULT_WINDOW),
             peer: Peer { window: DEFAULT_WINDOW, payload: frame::MAX_PAYLOAD, streams: None, connects: None },
             last: 0,

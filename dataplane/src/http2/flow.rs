@@ -57,7 +57,14 @@ impl Growth {
     }
 }
 
-/// What the other end may send, of one stream or of a connection.
+/// Takes `bytes` that came off what was `left`; false if that is more than was allowed.
+fn spend(left: &mut u32, bytes: u32) -> bool {
+    let rest = left.checked_sub(bytes);
+    *left = rest.unwrap_or(0);
+    rest.is_some()
+}
+
+/// What the other end may send on one stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Receiving {
     size: u32,
@@ -80,9 +87,7 @@ impl Receiving {
     /// So many bytes came; false if that is more than was allowed.
     #[must_use]
     pub fn receive(&mut self, bytes: u32) -> bool {
-        let left = self.left.checked_sub(bytes);
-        self.left = left.unwrap_or(0);
-        left.is_some()
+        spend(&mut self.left, bytes)
     }
 
     /// So many bytes were taken; what is to be given back now, if it is worth a frame: half of the window, or [`STEP`].
@@ -135,9 +140,7 @@ impl Ahead {
     /// So many bytes came; false if that is more than was allowed.
     #[must_use]
     pub fn receive(&mut self, bytes: u32) -> bool {
-        let left = self.left.checked_sub(bytes);
-        self.left = left.unwrap_or(0);
-        left.is_some()
+        spend(&mut self.left, bytes)
     }
 
     /// Whether it is to be opened by what is worth a frame: half of it, or [`STEP`].

@@ -15,6 +15,8 @@ use crate::frames;
 use crate::hostile::{frame, next};
 use crate::limits::{PREFACE, opening};
 
+type Asked = tokio::sync::mpsc::UnboundedReceiver<frames::Stream>;
+
 const MIB: u64 = 1024 * 1024;
 /// Together they would leave 300 MiB.
 const CONNECTIONS: usize = 24;
@@ -79,7 +81,7 @@ async fn asks(port: u16, window: u32) -> std::io::Result<()> {
 }
 
 /// One MiB there and one back, over a port of its own.
-async fn echoes(port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+async fn echoes(port: u16, streams: &mut Asked) {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
@@ -93,6 +95,18 @@ async fn echoes(port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<fr
     assert_eq!(frames::read(answer.body_mut()).await.unwrap(), MIB as usize);
 }
 
+/// Answers every request with so many bytes, which do not end.
+async fn answer_all(mut asked: Asked, bytes: usize) {
+    let (body, mut sending) = (bytes::Bytes::from(vec![7; bytes]), Vec::new());
+    while let Some((_request, mut respond)) = asked.recv().await {
+        if let Ok(mut stream) = respond.send_response(Response::new(()), false)
+            && stream.send_data(body.clone(), false).is_ok()
+        {
+            sending.push(stream);
+        }
+    }
+}
+
 /// Whether streams were ended because too much was held, and no more than `most` is now.
 fn made_room(bed: &Bed, most: u64) -> bool {
     let counted = r#"sluice_proxy_limited_total{limit="max_held_bytes",flag="OM"} "#;
@@ -101,7 +115,7 @@ fn made_room(bed: &Bed, most: u64) -> bool {
 }
 
 /// A second port of the proxy's, to an endpoint of its own.
-async fn honest_port(bed: &mut Bed) -> (Reserved, tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+async fn honest_port(bed: &mut Bed) -> (Reserved, Asked) {
     let ((honest, streams), reserved) = (frames::origin().await, reserve());
     let mut route = mk_route(reserved.port);
     route.uid = "honest".to_owned();
@@ -112,7 +126,7 @@ async fn honest_port(bed: &mut Bed) -> (Reserved, tokio::sync::mpsc::UnboundedRe
 }
 
 /// Watches for a second, in which others get on, that no more is held than is allowed.
-async fn bounded(bed: &Bed, port: u16, streams: &mut tokio::sync::mpsc::UnboundedReceiver<frames::Stream>) {
+async fn bounded(bed: &Bed, port: u16, streams: &mut Asked) {
     let mut most = 0;
     for _ in 0..20 {
         echoes(port, streams).await;
@@ -141,19 +155,10 @@ async fn stalled_uploads_of_many_clients_are_bounded_and_others_get_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_many_clients_do_not_take_are_bounded_and_make_room() {
-    let (mut bed, mut asked) = frames::bed().await;
+    let (mut bed, asked) = frames::bed().await;
     bed.change(|route| speaks(route, api::Protocol::H2c)).await;
     let (reserved, mut streams) = honest_port(&mut bed).await;
-    let answers = tokio::spawn(async move {
-        let (body, mut sending) = (bytes::Bytes::from(vec![7; 256 * 1024]), Vec::new());
-        while let Some((_request, mut respond)) = asked.recv().await {
-            if let Ok(mut stream) = respond.send_response(Response::new(()), false)
-                && stream.send_data(body.clone(), false).is_ok()
-            {
-                sending.push(stream);
-            }
-        }
-    });
+    let answers = tokio::spawn(answer_all(asked, 256 * 1024));
     let mut clients = JoinSet::new();
     for _ in 0..CONNECTIONS {
         clients.spawn(asks(bed.port, 0));
@@ -203,18 +208,11 @@ async fn answers_of_http1_endpoints_are_held_within_bounds_too() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http1_clients_that_do_not_read_make_room_for_others_of_the_endpoint() {
-    let (mut bed, mut asked) = frames::bed().await;
+    let (mut bed, asked) = frames::bed().await;
     bed.change(|route| speaks(route, api::Protocol::H2c)).await;
     let limits = &bed.proxy.shared().registry;
     limits.limits().set(Limits { held_bytes: 2 * MIB, ..limits.limits().now() });
-    let answers = tokio::spawn(async move {
-        let (body, mut sending) = (bytes::Bytes::from(vec![7; 8 * MIB as usize]), Vec::new());
-        while let Some((_request, mut respond)) = asked.recv().await {
-            let mut stream = respond.send_response(Response::new(()), false).unwrap();
-            stream.send_data(body.clone(), true).unwrap();
-            sending.push(stream);
-        }
-    });
+    let answers = tokio::spawn(answer_all(asked, 8 * MIB as usize));
     let mut clients = Vec::new();
     for _ in 0..60 {
         let mut client = TcpStream::connect(("127.0.0.1", bed.port)).await.unwrap();

@@ -21,9 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::unistd::Pid;
 
 use load::Tools;
 use origin::Origin;
@@ -158,12 +156,8 @@ fn divide_cores() -> Result<Cores> {
     if count < 2 {
         bail!("the benchmark needs two cores: one for the proxy, one for the load");
     }
-    let mut ours = CpuSet::new();
     let theirs = if count >= 4 { 2 } else { 1 };
-    for core in 0..count - theirs {
-        ours.set(core)?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &ours).context("cannot stay on the load's cores")?;
+    e2e::cores::stay_on(0..count - theirs).context("cannot stay on the load's cores")?;
     Ok(Cores { count, proxy: (count - 1).to_string(), proxies: workers::cores(count) })
 }
 

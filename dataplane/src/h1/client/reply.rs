@@ -8,9 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
-use super::{Exchange, LARGE, SMALL};
+use super::{Exchange, LARGE};
 use crate::body::BodyError;
 use crate::h1::chunked::Decoder;
+use crate::h1::intake::SMALL;
 use crate::h1::response::Framing;
 use crate::h1::upload::{Decoded, decoded};
 use crate::http2::held::{Account, Level, Share};

@@ -5,9 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use http_body::Body as _;
-use httparse::Header;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
@@ -124,14 +123,9 @@ impl Sending {
             Left::None => Ok(()),
             Left::Length(_) => Err(Stopped::Client(UploadFault::Broken)),
             Left::Chunks => {
-                let fields: Vec<_> = trailers.iter().map(|(name, value)| field(name, value)).collect();
-                chunked::write_end(&mut self.before, &fields);
+                chunked::write_end_of(&mut self.before, trailers);
                 Ok(())
             }
         }
     }
-}
-
-fn field<'a>(name: &'a HeaderName, value: &'a HeaderValue) -> Header<'a> {
-    Header { name: name.as_str(), value: value.as_bytes() }
 }

@@ -317,8 +317,7 @@ impl Answering<'_> {
 
     fn end(&mut self, framing: Framing, trailers: &HeaderMap) {
         if framing == Framing::Chunked {
-            let fields: Vec<_> = trailers.iter().map(|(name, value)| field(name, value)).collect();
-            chunked::write_end(&mut self.out, &fields);
+            chunked::write_end_of(&mut self.out, trailers);
         }
     }
 
@@ -341,10 +340,6 @@ impl Answering<'_> {
         self.out.clear();
         sent.map_err(|_| ProxyError::ClientGone)
     }
-}
-
-fn field<'a>(name: &'a HeaderName, value: &'a HeaderValue) -> httparse::Header<'a> {
-    httparse::Header { name: name.as_str(), value: value.as_bytes() }
 }
 
 /// How the client knows the end of the body; `headers` say so.

@@ -65,9 +65,10 @@ impl Connection {
         known.then(|| self.peer.streams.unwrap_or(u32::MAX))
     }
 
-    /// Takes a place for a stream, if there are fewer than `most` of both, and one would get on.
+    /// Takes a place for a stream, if there are fewer than `most` of both, and one would get on: where the other end may not send, or
+    /// does not take, it goes elsewhere.
     pub fn take_seat(&mut self, most: u32) -> bool {
-        let free = self.open + self.seats < most && !self.starves() && !self.congested();
+        let free = self.open + self.seats < most && !self.hungry && !self.congested();
         self.seats += u32::from(free);
         free
     }

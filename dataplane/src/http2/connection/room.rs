@@ -36,11 +36,9 @@ impl Connection {
             return;
         }
         let coming = self.data.map_or(0, |data| data.coming());
-        let (received, account) = (self.share.received(), self.share.account());
-        let share = account.share();
-        self.pressed = account.level() > Level::Low;
+        let (received, share) = (self.share.received(), self.share.account().share());
         let growth = self.window.growth(received);
-        if growth > 0 && !self.pressed && self.share.lend(growth) {
+        if growth > 0 && !self.pressed() && self.share.lend(growth) {
             self.window.grow(growth);
         }
         match self.window.open(received + coming, share) {
@@ -58,9 +56,9 @@ impl Connection {
         }
     }
 
-    /// Whether the other end may not send, and will not be told soon that it may: streams that are opened go elsewhere.
-    pub(super) fn starves(&self) -> bool {
-        self.hungry
+    /// Whether much is held, by whomever: no window grows.
+    pub(super) fn pressed(&self) -> bool {
+        self.share.account().level() > Level::Low
     }
 
     /// Looks for room, if there was none, and makes some, if others need it.

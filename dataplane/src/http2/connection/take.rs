@@ -77,13 +77,14 @@ impl Connection {
     }
 
     pub(super) fn give_back_stream(&mut self, number: u32, bytes: usize) {
+        let pressed = self.pressed();
         let Some(stream) = self.streams.get_mut(&number) else { return };
         if stream.received || stream.error.is_some() {
             return;
         }
         let bytes = u32::try_from(bytes).expect("no more is held than a window");
         let keeps_up = stream.data.is_empty();
-        let more = if self.pressed { 0 } else { stream.window.grow(&mut self.growth, keeps_up, stream.length) };
+        let more = if pressed { 0 } else { stream.window.grow(&mut self.growth, keeps_up, stream.length) };
         let by = stream.window.take(bytes).unwrap_or(0) + more;
         if by > 0 {
             frame::window_update(&mut self.out, number, by);
