@@ -139,8 +139,12 @@ async fn pass(context: &Context, cached: Arc<Canary>) -> Result<Action, Error> {
         Err(invalid) => return refuse(context, world, state, invalid.to_string()).await,
     };
     let setup = if deleting { Setup::Ready } else { set_up(context, &world, &state).await };
-    let route =
-        Route { acknowledged: context.acknowledged(&world, state.counter), stable_endpoints: feed::covered(&world) };
+    let overlap = feed::overlap(&world);
+    let route = Route {
+        acknowledged: context.acknowledged(&world, state.counter),
+        stable_endpoints: overlap.both,
+        other_endpoints: overlap.stable,
+    };
     let now = Utc::now();
     let check = match rollout::check_due_in(&plan, &state, now) {
         Some(due) if due.is_zero() => check(context, &world, &state).await,

@@ -11,7 +11,7 @@ use crate::{
     observe::World,
     pool,
     publish::Publisher,
-    routes::{self, RouteInputs},
+    routes::{self, Overlap, RouteInputs},
     table::Table,
     wakes::{Key, Wakes},
 };
@@ -56,18 +56,10 @@ pub fn route(world: &World) -> Option<proxy_api::v1beta1::Route> {
     with_inputs(world, routes::build)?
 }
 
-/// Pods under test that the stable Service names, too.
+/// Which pods are behind both arms, and which behind one; none without a Service.
 #[must_use]
-pub fn covered(world: &World) -> u32 {
-    let covered = with_inputs(world, |inputs| routes::covered(inputs).0).unwrap_or(0);
-    u32::try_from(covered).unwrap_or(u32::MAX)
-}
-
-/// Endpoints of the canary arm, as the proxies get them.
-#[must_use]
-pub fn canary_endpoints(world: &World) -> u32 {
-    let canary = with_inputs(world, |inputs| routes::covered(inputs).1).unwrap_or(0);
-    u32::try_from(canary).unwrap_or(u32::MAX)
+pub fn overlap(world: &World) -> Overlap {
+    with_inputs(world, routes::overlap).unwrap_or_default()
 }
 
 fn with_inputs<T>(world: &World, act: impl FnOnce(&RouteInputs<'_>) -> T) -> Option<T> {

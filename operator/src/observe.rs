@@ -182,12 +182,13 @@ fn canary_set(world: &World, state: &State, trouble: Option<String>) -> Option<C
         return None;
     }
     let available = number(set, "/status/availableReplicas");
+    let behind = feed::overlap(world);
     Some(CanarySet {
         desired: replicas(set),
         pods: number(set, "/status/replicas"),
         // A pod takes traffic once its endpoint has reached the route, a moment after it is available: a weight that
         // came before it would count as the canary's failure.
-        available: if ours { available.min(feed::canary_endpoints(world)) } else { available },
+        available: if ours { available.min(behind.both + behind.canary) } else { available },
         adopted: !ours,
         trouble,
     })

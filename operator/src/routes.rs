@@ -1,7 +1,7 @@
 //! What the proxies do for one Service: a pure function of what the API server holds, so that every operator replica
 //! publishes the same.
 //!
-//! `build` makes the route, `covered` tells when the canary's pods are all behind the stable arm, too. Neither reads the
+//! `build` makes the route, `overlap` tells when both arms are the same pods. Neither reads the
 //! clock, and neither decides: the weight is the journal's.
 
 mod audience;
@@ -113,15 +113,31 @@ pub fn build(inputs: &RouteInputs<'_>) -> Option<Route> {
     })
 }
 
-/// Endpoints of the canary arm that the stable arm holds, too, and all of the canary arm. When they are equal, and there
-/// is one, the weight may go from 100 to 0 and no request moves.
+/// Endpoints of the two arms of the port that is split. Where all are in both, the weight may go from 100 to 0 and no
+/// request moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overlap {
+    /// In both.
+    pub both: u32,
+    /// In the stable arm only.
+    pub stable: u32,
+    /// In the canary arm only.
+    pub canary: u32,
+}
+
+/// How far the arms are the same.
 #[must_use]
-pub fn covered(inputs: &RouteInputs<'_>) -> (usize, usize) {
+pub fn overlap(inputs: &RouteInputs<'_>) -> Overlap {
     let port = u16::try_from(inputs.canary.spec.service.port).unwrap_or_default();
     let place = |endpoint: Endpoint| (endpoint.address, endpoint.port);
     let stable: BTreeSet<_> = endpoints(inputs.stable_slices, port, None).into_iter().map(place).collect();
     let canary: BTreeSet<_> = endpoints(inputs.canary_slices, port, None).into_iter().map(place).collect();
-    (canary.intersection(&stable).count(), canary.len())
+    let number = |endpoints: usize| u32::try_from(endpoints).unwrap_or(u32::MAX);
+    Overlap {
+        both: number(canary.intersection(&stable).count()),
+        stable: number(stable.difference(&canary).count()),
+        canary: number(canary.difference(&stable).count()),
+    }
 }
 
 /// Endpoints of the stable arm of the port that is split.

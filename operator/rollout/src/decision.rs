@@ -28,8 +28,6 @@ pub struct Desired {
     pub hold: Hold,
     /// The ReplicaSet under test.
     pub canary: CanaryPods,
-    /// Which pods the `-primary` Service selects.
-    pub primary: PrimarySelector,
     /// Scale every active ReplicaSet of the Deployment but this one to zero: the hold met a rollout half way.
     pub keep_only: Option<Revision>,
 }
@@ -59,15 +57,6 @@ pub enum CanaryPods {
         /// Pods that must be available.
         available: u32,
     },
-}
-
-/// Which pods the `-primary` Service selects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PrimarySelector {
-    /// All of the target's.
-    Wide,
-    /// Those of the stable revision.
-    Narrow,
 }
 
 /// Why no more copies are made.

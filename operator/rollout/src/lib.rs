@@ -25,7 +25,7 @@ mod step;
 mod traffic;
 pub mod verdict;
 
-pub use decision::{CanaryPods, CopiesEnd, Decision, Desired, Happening, Hold, PrimarySelector};
+pub use decision::{CanaryPods, CopiesEnd, Decision, Desired, Happening, Hold};
 pub use observation::{
     CanarySet, Check, Judgement, Native, Observation, Paused, Route, Setup, Target, TargetView, Template, Verbs,
 };

@@ -119,6 +119,8 @@ pub struct Route {
     pub acknowledged: bool,
     /// Ready pods of the revision under test that are behind the stable Service, too.
     pub stable_endpoints: u32,
+    /// Ready pods behind the stable Service that are of another revision.
+    pub other_endpoints: u32,
 }
 
 /// The measurements of one check, taken together.

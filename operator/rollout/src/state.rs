@@ -32,7 +32,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Whether a release is under way: the stable arm is narrowed to the stable pods.
+    /// Whether a release is under way: its version is on trial.
     #[must_use]
     pub const fn is_release(self) -> bool {
         match self {

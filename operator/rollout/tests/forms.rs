@@ -73,7 +73,11 @@ impl World {
                 other_pods: if adopted { 0 } else { replicas },
             }),
             canary: self.set.clone(),
-            route: Route { acknowledged: self.acknowledged == self.state.counter, stable_endpoints: replicas },
+            route: Route {
+                acknowledged: self.acknowledged == self.state.counter,
+                stable_endpoints: replicas,
+                other_endpoints: 0,
+            },
             check,
             judgement: Judgement::NotAsked,
             verbs: Verbs::default(),

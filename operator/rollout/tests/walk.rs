@@ -186,8 +186,11 @@ fn scenes(due: bool) -> Vec<Scene> {
     let mut all = Vec::new();
     for target in targets() {
         for canary in sets() {
-            for (acknowledged, stable_endpoints) in [(false, 0), (true, 0), (true, REPLICAS)] {
-                all.push(Scene::new(&target, canary.as_ref(), Route { acknowledged, stable_endpoints }, due));
+            for (acknowledged, stable_endpoints, other_endpoints) in
+                [(false, 0, REPLICAS), (true, 0, REPLICAS), (true, REPLICAS, REPLICAS), (true, REPLICAS, 0)]
+            {
+                let route = Route { acknowledged, stable_endpoints, other_endpoints };
+                all.push(Scene::new(&target, canary.as_ref(), route, due));
             }
         }
     }
@@ -406,6 +409,10 @@ fn promises(plan: &Plan, state: &State, seen: &Observation, decision: &Decision)
     if next.phase == Phase::Finalising && state.phase != Phase::Finalising {
         assert_eq!(state.phase, Phase::Promoting, "{}", told());
         assert_eq!(next.stable, state.canary, "{}", told());
+    }
+    if state.phase == Phase::Finalising && next.phase == Phase::Succeeded && state.weight > 0 {
+        let empty = view(seen).is_some_and(|view| view.replicas == 0);
+        assert!(empty || seen.route.other_endpoints == 0, "traffic comes back to pods that leave{}", told());
     }
     if let (Judgement::Condemned(_), Phase::Progressing | Phase::Promoting) = (&seen.judgement, state.phase) {
         let word = seen.verbs.promote.is_some() && seen.verbs.promote == state.canary;
@@ -650,7 +657,11 @@ fn judged(
                 other_pods: if adopted { 0 } else { REPLICAS },
             }),
             canary: set.clone(),
-            route: Route { acknowledged: acknowledged == state.counter, stable_endpoints: REPLICAS },
+            route: Route {
+                acknowledged: acknowledged == state.counter,
+                stable_endpoints: REPLICAS,
+                other_endpoints: 0,
+            },
             check: if due { check(&state) } else { Check::NotMade },
             judgement: judgement(&state, second),
             verbs: Verbs::default(),

@@ -316,22 +316,24 @@ fn a_route_outlives_the_loss_of_the_table_and_the_removal_of_the_canary() {
 }
 
 #[test]
-fn the_stable_arm_covers_the_canary_when_it_has_each_of_its_endpoints() {
+fn the_arms_are_the_same_when_each_has_every_endpoint_of_the_other() {
     let tested = mk_slice(&[("10.0.0.8", "web-c2-w", ready()), ("10.0.0.9", "web-c2-x", ready())]);
     let half = mk_slice(&[("10.0.0.9", "web-c2-x", ready()), ("10.0.0.1", "web-s1-a", ready())]);
     let canary = at("Finalising", 100);
     let table = Table::default();
     let service = mk_routed();
     let with = |stable_slices: &[&EndpointSlice]| {
-        covered(&RouteInputs {
+        let Overlap { both, stable, canary } = overlap(&RouteInputs {
             canary: &canary,
             table: &table,
             service: &service,
             stable_slices,
             canary_slices: &[&tested],
             proxies: &[],
-        })
+        });
+        (both, stable, canary)
     };
-    assert_eq!(with(&[&half]), (1, 2));
-    assert_eq!(with(&[&half, &tested]), (2, 2));
+    assert_eq!(with(&[&half]), (1, 1, 1));
+    assert_eq!(with(&[&half, &tested]), (2, 1, 0));
+    assert_eq!(with(&[&tested]), (2, 0, 0));
 }

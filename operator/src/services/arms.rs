@@ -21,7 +21,7 @@ use crate::api::{self, ApiError};
 /// The Services that a Canary should have now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arms {
-    /// Selects the stable pods; all of the target's while nothing is judged.
+    /// Selects the stable pods; all of the target's while the whole of it serves.
     pub primary: Service,
     /// Selects the pods under test; none while there are none.
     pub canary: Option<Service>,
@@ -45,7 +45,7 @@ pub fn arms(
         selector.extend(revision.map(|revision| (POD_TEMPLATE_HASH.to_owned(), revision.clone())));
         selector
     };
-    let stable = status.stable_revision.as_ref().filter(|_| is_judging(status.phase));
+    let stable = status.stable_revision.as_ref().filter(|_| is_narrow(&status));
     let tested = status.canary_revision.as_ref().filter(|_| has_canary_arm(&status));
     Arms {
         primary: build(
@@ -72,6 +72,12 @@ pub(crate) const fn is_judging(phase: Phase) -> bool {
         | Phase::Failed
         | Phase::Terminating => false,
     }
+}
+
+/// Whether the stable arm is one revision. In Finalising that is the judged one: the old pods are deleted, and must have
+/// left the arm before traffic comes back to it. Without a weight they still serve.
+fn is_narrow(status: &CanaryStatus) -> bool {
+    is_judging(status.phase) || (status.phase == Phase::Finalising && status.canary_weight > 0)
 }
 
 /// Whether the pods under test have an arm of their own: while they may have traffic, and in Finalising, where it is

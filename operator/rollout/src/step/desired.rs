@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{DRAIN_WITHOUT_ACK, release::held_by_people};
 use crate::{
-    decision::{CanaryPods, Desired, Hold, PrimarySelector},
+    decision::{CanaryPods, Desired, Hold},
     observation::{Native, Observation, Paused, Target, TargetView},
     reason::Reason,
     state::{Phase, Revision, State},
@@ -19,12 +19,11 @@ const ADOPT_EXACT_FOR: TimeDelta = TimeDelta::seconds(30);
 #[must_use]
 pub fn desired(state: &State, next: &State, seen: &Observation, now: DateTime<Utc>) -> Desired {
     let Target::Present(target) = &seen.target else {
-        return Desired { hold: Hold::Keep, canary: CanaryPods::None, primary: PrimarySelector::Wide, keep_only: None };
+        return Desired { hold: Hold::Keep, canary: CanaryPods::None, keep_only: None };
     };
     Desired {
         hold: desired_hold(next, target),
         canary: desired_canary(state, next, seen, target, now),
-        primary: if next.phase.is_release() { PrimarySelector::Narrow } else { PrimarySelector::Wide },
         keep_only: keep_only(next, target),
     }
 }

@@ -67,7 +67,10 @@ pub(super) fn finalising(
         Paused::Held => others_gone && state.stable.as_ref() != Some(&target.template.revision),
         Paused::ByManifest => others_gone,
     };
-    let reachable = seen.route.stable_endpoints >= available;
+    // Pods that are counted no more are behind the Service until its endpoints have followed: traffic that came back to it
+    // now would meet them.
+    let left = state.weight == 0 || seen.route.other_endpoints == 0;
+    let reachable = left && seen.route.stable_endpoints >= available;
     if target.replicas == 0 || (settled && reachable) {
         happenings.push(Happening::Promoted);
         return State { phase: Phase::Succeeded, reason: Reason::Promoted, ..ended(state) };

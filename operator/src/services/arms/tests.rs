@@ -51,7 +51,7 @@ fn the_primary_service_in_full() {
 }
 
 #[test]
-fn the_primary_is_narrow_exactly_while_a_version_is_judged() {
+fn the_primary_is_narrow_while_a_version_is_judged_or_the_old_one_leaves() {
     let wide = json!({ "app": "web", "tier": "front" });
     let narrow = json!({ "app": "web", "tier": "front", "pod-template-hash": "s1" });
     for (phase, wanted) in [
@@ -68,6 +68,8 @@ fn the_primary_is_narrow_exactly_while_a_version_is_judged() {
     ] {
         assert_eq!(&selector(&arms(&at(phase, 0), &target(), &mk_plain(), None).primary), wanted, "{phase}");
     }
+    // The old pods are being deleted, and traffic comes back to this arm.
+    assert_eq!(&selector(&arms(&at("Finalising", 100), &target(), &mk_plain(), None).primary), &narrow);
 }
 
 #[test]
