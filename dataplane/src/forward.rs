@@ -22,8 +22,9 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Not dropped although `Connection` names them: without them the message means something else.
-const PROTECTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE];
+/// Not dropped although `Connection` names them: without them the message means something else, or comes from elsewhere.
+const PROTECTED: [HeaderName; 6] =
+    [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, FORWARDED_FOR, FORWARDED_PROTO];
 
 /// A client, in the form that endpoints are told.
 #[derive(Clone, Debug)]
@@ -74,9 +75,10 @@ pub fn request(parts: &mut Parts, client: &Client, to: Version) -> Result<(), Pr
     match parts.headers.entry(FORWARDED_FOR) {
         Entry::Vacant(none) => drop(none.insert(client.value.clone())),
         Entry::Occupied(mut before) => {
-            let first = before.get().to_str().ok();
-            let all = first.map(|first| HeaderValue::try_from(format!("{first}, {}", client.address)));
-            before.insert(all.and_then(Result::ok).unwrap_or_else(|| client.value.clone()));
+            // Every line: those before us append to the last one, or add one.
+            let all: Vec<_> = before.iter().chain([&client.value]).map(HeaderValue::as_bytes).collect();
+            let all = HeaderValue::from_bytes(&all.join(&b", "[..]));
+            before.insert(all.unwrap_or_else(|_| client.value.clone()));
         }
     }
     parts.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
@@ -209,6 +211,11 @@ mod tests {
         assert_eq!(forwarded(&[("host", "web")]).headers["x-forwarded-for"], "10.1.2.3");
         let parts = forwarded(&[("host", "web"), ("x-forwarded-for", "1.1.1.1")]);
         assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 10.1.2.3");
+        // HAProxy adds a line of its own; a client cannot have it left out.
+        let lines = [("host", "web"), ("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")];
+        let parts = forwarded(&[&lines[..], &[("connection", "x-forwarded-for, x-forwarded-proto")]].concat());
+        assert_eq!(parts.headers["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 10.1.2.3");
+        assert_eq!(parts.headers.get_all("x-forwarded-for").iter().count(), 1);
     }
 
     #[test]

@@ -57,6 +57,7 @@ fn a_value_that_does_not_exist_or_is_out_of_range_is_refused_by_name() {
         ("metricsServer=prometheus", "/metricsServer"),
         ("scrapeInterval=often", "/scrapeInterval"),
         ("operator.logFormat=xml", "/operator/logFormat"),
+        ("operator.outboundDeny={everywhere}", "/operator/outboundDeny/0"),
         ("proxy.image.pullPolicy=Sometimes", "/proxy/image/pullPolicy"),
         ("cleanup.timeoutSeconds=1", "/cleanup/timeoutSeconds"),
     ] {
@@ -191,15 +192,24 @@ fn values_reach_the_pods() {
         "--set",
         "operator.image.repository=registry.example.org/op,operator.image.tag=t,proxy.image.digest=sha256:\
          0000000000000000000000000000000000000000000000000000000000000000,operator.logFormat=text,podMonitor.enabled=true,\
-         operator.podLabels.team=release,podMonitor.labels.prometheus=main",
+         operator.podLabels.team=release,podMonitor.labels.prometheus=main,operator.outboundDeny={10.0.0.1/32,fd00::/8}",
     ]);
     let operator = one(&objects, "Deployment", "sluice-operator");
     let container = &operator["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], "registry.example.org/op:t");
     let arguments = container["args"].to_string();
-    for wanted in ["--proxy-image=sluice.dev/sluice-proxy@sha256:0000", "--log-format=text", "--scrape-interval=15s"] {
+    for wanted in [
+        "--proxy-image=sluice.dev/sluice-proxy@sha256:0000",
+        "--log-format=text",
+        "--scrape-interval=15s",
+        "--outbound-deny=10.0.0.1/32,fd00::/8",
+    ] {
         assert!(arguments.contains(wanted), "{arguments}");
     }
+    let plain = render(&[]);
+    let arguments =
+        one(&plain, "Deployment", "sluice-operator")["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(!arguments.contains("--outbound-deny"), "{arguments}");
     assert_eq!(operator["spec"]["template"]["metadata"]["labels"]["team"], "release");
     assert_eq!(one(&objects, "PodMonitor", "sluice-proxy")["metadata"]["labels"]["prometheus"], "main");
     assert!(render(&["--set", "networkPolicy.enabled=false"]).iter().all(|object| object["kind"] != "NetworkPolicy"));

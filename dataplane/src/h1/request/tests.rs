@@ -86,10 +86,11 @@ fn too_many_fields_are_a_431() {
 fn a_head_is_written_anew_for_the_endpoint() {
     let head = "GET http://real/x?y HTTP/1.1\r\nHost: other\r\nConnection: close, X-Mine, Content-Length, Cookie\r\n\
                 X-Mine: 1\r\nX-Yours: 2\r\nCookie: c\r\nKeep-Alive: 5\r\nTE: gzip, trailers\r\nUpgrade: h2c\r\n\
-                Proxy-Connection: x\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n";
+                Proxy-Connection: x\r\nX-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 2.2.2.2\r\n\
+                Connection: x-forwarded-for\r\n\r\n";
     assert_eq!(
         written(head),
-        "GET /x?y HTTP/1.1\r\nhost: real\r\nX-Yours: 2\r\nCookie: c\r\nx-forwarded-for: 1.1.1.1, 10.1.2.3\r\n\
+        "GET /x?y HTTP/1.1\r\nhost: real\r\nX-Yours: 2\r\nCookie: c\r\nx-forwarded-for: 1.1.1.1, 2.2.2.2, 10.1.2.3\r\n\
          x-forwarded-proto: http\r\nte: trailers\r\n\r\n"
     );
 }
