@@ -38,7 +38,10 @@ async fn main() -> Result<ExitCode> {
     let time = Duration::from_secs(args.seconds);
     let force = Force { time, calm: time.min(Duration::from_secs(20)), rps: 200, idle, core: leave_core()? };
     let (mut harms, mut faults) = (Vec::new(), Vec::new());
-    println!("{:<24}{:>8}{:>26}{:>26}  ends", "attack", "lost", "p99 ms (rest/during/after)", "KiB (rest/most/after)");
+    println!(
+        "{:<24}{:>8}{:>28}{:>24}{:>24}  ends",
+        "attack", "lost", "p99 ms (rest/during/after)", "past the proxy", "KiB (rest/most/after)"
+    );
     for attack in
         ATTACKS.iter().filter(|attack| args.attacks.is_empty() || args.attacks.iter().any(|name| name == attack.name))
     {
@@ -71,10 +74,11 @@ fn leave_core() -> Result<Option<usize>> {
 }
 
 fn print(harm: &Harm) {
-    let [rest, during, after] = harm.p99_ms;
+    let times = |[rest, during, after]: [f64; 3]| format!("{rest:.2}/{during:.2}/{after:.2}");
     let [idle, most, end] = harm.resident_kib;
-    let (times, memory) = (format!("{rest:.2}/{during:.2}/{after:.2}"), format!("{idle}/{most}/{end}"));
-    println!("{:<24}{:>8}{times:>26}{memory:>26}  {:?}", harm.name, harm.lost, harm.ends);
+    let (through, past) = (times(harm.p99_ms), times(harm.direct_p99_ms));
+    let memory = format!("{idle}/{most}/{end}");
+    println!("{:<24}{:>8}{through:>28}{past:>24}{memory:>24}  {:?}", harm.name, harm.lost, harm.ends);
 }
 
 fn slow(harm: &Harm) -> Vec<String> {

@@ -7,6 +7,7 @@ pub mod clients;
 pub mod origins;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -105,6 +106,8 @@ pub struct Harm {
     pub requests: u64,
     /// 99th percentile of the honest clients, in ms: before, meanwhile, after.
     pub p99_ms: [f64; 3],
+    /// The same of clients that ask the honest origin itself, at the same times: what the machine adds, without the proxy.
+    pub direct_p99_ms: [f64; 3],
     /// Memory in KiB: before, the most, after.
     pub resident_kib: [u64; 3],
     /// Most that is allowed, in KiB.
@@ -159,14 +162,15 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
         proxy.stay_on(core)?;
     }
     let victim = proxy.second().context("the second route listens")?;
+    let loads = || [proxy.address(), good.address()].map(|address| honest.load(address, force.rps));
     let calm = || async {
-        let load = honest.load(&proxy, force.rps);
+        let loads = loads();
         tokio::time::sleep(force.calm).await;
-        load.stop().await
+        stop(loads).await
     };
     let before = calm().await;
     let (resident, files) = (proxy.resident_kib()?, proxy.open_files()?);
-    let load = honest.load(&proxy, force.rps);
+    let loads = loads();
     let until = Instant::now() + force.time;
     let idle = matches!(attack.client, Client::Idle);
     let count = if idle { force.idle } else { attack.clients };
@@ -188,7 +192,7 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
             *ends.entry(end).or_default() += times;
         }
     }
-    let during = load.stop().await;
+    let during = stop(loads).await;
     let per_connection = if idle { count as u64 * IDLE_CONNECTION_KIB } else { BUFFERS_KIB };
     let limit = 2 * resident + per_connection;
     let give_up = Instant::now() + RECOVERS_WITHIN;
@@ -196,18 +200,25 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
         tokio::time::sleep(LOOK).await;
     }
     let after = calm().await;
-    let p99 = |report: &load::Report| report.quantile(99.0).as_secs_f64() * 1_000.0;
+    let p99 =
+        |way: usize| [&before, &during, &after].map(|reports| reports[way].quantile(99.0).as_secs_f64() * 1_000.0);
     Ok(Harm {
         name: attack.name,
         ends,
-        lost: during.lost() + after.lost(),
-        requests: during.requests + after.requests,
-        p99_ms: [p99(&before), p99(&during), p99(&after)],
+        lost: during[0].lost() + after[0].lost(),
+        requests: during[0].requests + after[0].requests,
+        p99_ms: p99(0),
+        direct_p99_ms: p99(1),
         resident_kib: [resident, most, proxy.resident_kib()?],
         resident_limit_kib: limit,
         files: [files, proxy.open_files()?],
         smuggled: smuggled.load(Relaxed),
     })
+}
+
+/// Through the proxy, and past it.
+async fn stop([through, past]: [Load; 2]) -> [load::Report; 2] {
+    [through.stop().await, past.stop().await]
 }
 
 /// One of the two sides, on threads of its own: what attackers are busy with delays the proxy at most, not the clock that it
@@ -238,8 +249,8 @@ impl Side {
         self.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 
-    fn load(&self, proxy: &Proxy, rps: u32) -> Load {
-        let settings = load::Settings::new(proxy.address(), "web", rps);
+    fn load(&self, address: SocketAddr, rps: u32) -> Load {
+        let settings = load::Settings::new(address, "web", rps);
         let _inside = self.handle().enter();
         // Slowness is measured, not lost: on a machine that is busy elsewhere it says nothing about the proxy.
         Load::start(load::Settings { timeout: Duration::from_secs(60), ..settings })
@@ -282,6 +293,7 @@ mod tests {
             lost: 0,
             requests: 100,
             p99_ms: [1.0; 3],
+            direct_p99_ms: [1.0; 3],
             resident_kib: [10, 20, 10],
             resident_limit_kib: 20,
             files: [10, 10 + POOLED],
