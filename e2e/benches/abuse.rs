@@ -40,7 +40,7 @@ async fn main() -> Result<ExitCode> {
     let (mut harms, mut faults) = (Vec::new(), Vec::new());
     println!(
         "{:<24}{:>8}{:>28}{:>24}{:>24}  ends",
-        "attack", "lost", "p99 ms (rest/during/after)", "past the proxy", "KiB (rest/most/after)"
+        "attack", "lost", "p99 ms (rest/during/after)", "directly", "KiB (rest/most/after)"
     );
     for attack in
         ATTACKS.iter().filter(|attack| args.attacks.is_empty() || args.attacks.iter().any(|name| name == attack.name))
@@ -76,9 +76,9 @@ fn leave_core() -> Result<Option<usize>> {
 fn print(harm: &Harm) {
     let times = |[rest, during, after]: [f64; 3]| format!("{rest:.2}/{during:.2}/{after:.2}");
     let [idle, most, end] = harm.resident_kib;
-    let (through, past) = (times(harm.p99_ms), times(harm.direct_p99_ms));
+    let (through, direct) = (times(harm.p99_ms), times(harm.direct_p99_ms));
     let memory = format!("{idle}/{most}/{end}");
-    println!("{:<24}{:>8}{through:>28}{past:>24}{memory:>24}  {:?}", harm.name, harm.lost, harm.ends);
+    println!("{:<24}{:>8}{through:>28}{direct:>24}{memory:>24}  {:?}", harm.name, harm.lost, harm.ends);
 }
 
 fn slow(harm: &Harm) -> Vec<String> {

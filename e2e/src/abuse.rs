@@ -162,15 +162,15 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
         proxy.stay_on(core)?;
     }
     let victim = proxy.second().context("the second route listens")?;
-    let loads = || [proxy.address(), good.address()].map(|address| honest.load(address, force.rps));
+    let both = || [proxy.address(), good.address()].map(|address| honest.load(address, force.rps));
     let calm = || async {
-        let loads = loads();
+        let loads = both();
         tokio::time::sleep(force.calm).await;
         stop(loads).await
     };
-    let before = calm().await;
+    let [before, direct_before] = calm().await;
     let (resident, files) = (proxy.resident_kib()?, proxy.open_files()?);
-    let loads = loads();
+    let loads = both();
     let until = Instant::now() + force.time;
     let idle = matches!(attack.client, Client::Idle);
     let count = if idle { force.idle } else { attack.clients };
@@ -192,23 +192,22 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
             *ends.entry(end).or_default() += times;
         }
     }
-    let during = stop(loads).await;
+    let [during, direct_during] = stop(loads).await;
     let per_connection = if idle { count as u64 * IDLE_CONNECTION_KIB } else { BUFFERS_KIB };
     let limit = 2 * resident + per_connection;
     let give_up = Instant::now() + RECOVERS_WITHIN;
     while Instant::now() < give_up && (proxy.open_files()? > files + POOLED || proxy.resident_kib()? > limit) {
         tokio::time::sleep(LOOK).await;
     }
-    let after = calm().await;
-    let p99 =
-        |way: usize| [&before, &during, &after].map(|reports| reports[way].quantile(99.0).as_secs_f64() * 1_000.0);
+    let [after, direct_after] = calm().await;
+    let p99 = |reports: [&load::Report; 3]| reports.map(|report| report.quantile(99.0).as_secs_f64() * 1_000.0);
     Ok(Harm {
         name: attack.name,
         ends,
-        lost: during[0].lost() + after[0].lost(),
-        requests: during[0].requests + after[0].requests,
-        p99_ms: p99(0),
-        direct_p99_ms: p99(1),
+        lost: during.lost() + after.lost(),
+        requests: during.requests + after.requests,
+        p99_ms: p99([&before, &during, &after]),
+        direct_p99_ms: p99([&direct_before, &direct_during, &direct_after]),
         resident_kib: [resident, most, proxy.resident_kib()?],
         resident_limit_kib: limit,
         files: [files, proxy.open_files()?],
@@ -216,9 +215,9 @@ pub async fn run(attack: &Attack, force: &Force) -> Result<Harm> {
     })
 }
 
-/// Through the proxy, and past it.
-async fn stop([through, past]: [Load; 2]) -> [load::Report; 2] {
-    [through.stop().await, past.stop().await]
+/// Through the proxy, and directly.
+async fn stop([through, direct]: [Load; 2]) -> [load::Report; 2] {
+    [through.stop().await, direct.stop().await]
 }
 
 /// One of the two sides, on threads of its own: what attackers are busy with delays the proxy at most, not the clock that it
